@@ -1,0 +1,179 @@
+"""Run configuration: TOML to typed, frozen models; every problem at once, with its line and the nearest valid key."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpaudit._toml import locate, problems_of
+from dpaudit.errors import ConfigError, DataError
+from dpaudit.records import Relation, Unit
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+Aggregator = Literal["gaussian", "tfp-gaussian"]
+OneRunMethod = Literal["one-run", "one-run-fdp", "mean-shift"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """What this run is called and where its randomness comes from."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    seed: int | Literal["os-entropy"] = "os-entropy"
+    """A whole number makes the run reproducible (and its noise predictable: for tests and demonstrations)."""
+
+
+class ClaimSection(Section):
+    """The privacy that will be claimed for the released model."""
+
+    epsilon: Positive
+    delta: OpenUnit
+    unit: Unit
+    relation: Literal[Relation.ADD_OR_REMOVE_ONE] = Relation.ADD_OR_REMOVE_ONE
+
+
+class IotOptions(Section):
+    """The generated fleet of sensors; see dpaudit.federated.iot."""
+
+    devices: Count = 300
+    windows_per_device: Count = 40
+    heterogeneity: NonNegative = 1.0
+
+
+class DataSection(Section):
+    """Where the examples come from: a bundled real data set, the IoT generator, or a file."""
+
+    source: str
+    """`digits`, `iot`, or the path of an .npz (x, y, optional client), .csv or .parquet file."""
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the units kept out of training: test set and non-members of the attacks."""
+    label: str = "label"
+    client: str | None = None
+    iot: IotOptions = IotOptions()
+
+
+class PartitionSection(Section):
+    """How examples are spread over clients."""
+
+    kind: Literal["iid", "dirichlet", "by-client"] = "dirichlet"
+    clients: Count | None = None
+    alpha: Positive = 0.5
+
+
+class ModelSection(Section):
+    """The Keras model: a built-in MLP, or `module:function` that takes (input_shape, classes) and returns one."""
+
+    hidden: tuple[Count, ...] = (64,)
+    builder: str | None = None
+
+
+class TrainingSection(Section):
+    """The algorithm, its sampling and its noise."""
+
+    algorithm: Literal["dp-fedsgd", "dp-fedavg"]
+    rounds: Count
+    client_sampling_rate: Rate
+    example_sampling_rate: Rate = 1.0
+    clip_norm: Positive = 1.0
+    noise_multiplier: Positive | Literal["calibrate"] = "calibrate"
+    aggregator: Aggregator = "gaussian"
+    server_optimizer: Literal["sgd", "adam"] = "sgd"
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    local_epochs: Count = 1
+    local_batch_size: Count = 16
+    local_learning_rate: Positive = 0.1
+    dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of sampled clients that fail to answer (simulated, as real fleets do)."""
+    checkpoint_every: Count = 10
+
+
+class CanarySection(Section):
+    """Gradient canaries, each in or out by its own coin; 0 switches the audit off (and the gate inconclusive)."""
+
+    count: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    norm_factor: Positive = 10.0
+    """A canary's raw contribution in clip norms: above 1, so that clipping is under test too."""
+
+
+class AuditSection(Section):
+    """How the run is audited."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    methods: tuple[OneRunMethod, ...] = ("one-run", "mean-shift")
+    guesses: Count | None = None
+    """Guesses of the one-run methods; None applies the pre-registered rule, which never looks at scores."""
+    attacks: tuple[str, ...] = ("loss", "lira")
+    reference_models: Annotated[int, Field(ge=0, le=1024)] = 8
+    detect_factor: Annotated[float, Field(gt=1)] = 2.0
+    power_trials: Count = 100
+
+
+class DemonstrationSection(Section):
+    """Planted faults, for demonstrations and fire drills: the ledger goes on to say what was promised."""
+
+    noise_factor: Positive = 1.0
+    """Factor on the standard deviation of the noise that is really added; 0.5 halves it behind the ledger's back."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    run: RunSection
+    claim: ClaimSection
+    data: DataSection
+    partition: PartitionSection = PartitionSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection
+    canaries: CanarySection = CanarySection()
+    audit: AuditSection = AuditSection()
+    demonstration: DemonstrationSection = DemonstrationSection()
+    policy: str = "standard"
+    """A profile (strict, standard, research) or the path of a policy file."""
+
+    @model_validator(mode="after")
+    def _unit_fits_algorithm(self) -> Self:
+        wanted = {"dp-fedsgd": Unit.EXAMPLE, "dp-fedavg": Unit.CLIENT}[self.training.algorithm]
+        if self.claim.unit != wanted:
+            raise ValueError(
+                f"training.algorithm = {self.training.algorithm!r} protects the {wanted.value}; "
+                f"claim.unit = {self.claim.unit.value!r} would promise something else"
+            )
+        if self.training.algorithm == "dp-fedavg" and self.training.example_sampling_rate != 1.0:
+            raise ValueError("training.example_sampling_rate belongs to dp-fedsgd; leave it out for dp-fedavg")
+        if self.partition.kind != "by-client" and self.data.source != "iot" and self.partition.clients is None:
+            raise ValueError(f"partition.kind = {self.partition.kind!r} needs partition.clients")
+        return self
+
+
+def load(path: str | Path) -> RunConfig:
+    """Read a run configuration; raise ConfigError with every problem, or DataError if it cannot be read."""
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the configuration {source}: {error}.") from error
+    return parse(text, source=str(source))
+
+
+def parse(text: str, *, source: str = "configuration") -> RunConfig:
+    """Parse the text of a run configuration; raise ConfigError with every problem."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [f"not valid TOML: {error}"]) from error
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(source, problems_of(error, RunConfig, locate(text))) from error

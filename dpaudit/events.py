@@ -1,0 +1,197 @@
+"""Privacy events: what a mechanism did, in our own vocabulary, so that a ledger can be read without dp-accounting.
+
+Laws (after the laws of dp-accounting's `dp_event.py`): an event states everything an accountant needs; meanings
+never change, fields are only added with a default; an event that is not understood is refused, never skipped.
+`noise_multiplier` is the standard deviation (Gaussian) or scale (Laplace) of the noise divided by the L2 (L1)
+norm that one unit can contribute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from dpaudit import _validate
+from dpaudit.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoOp:
+    """Nothing that depends on the data happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonPrivate:
+    """Data left without protection; epsilon is infinite."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaussian:
+    """Gaussian mechanism on a sum in which one unit contributes a vector of L2 norm at most 1."""
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(noise_multiplier=self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laplace:
+    """Laplace mechanism on a sum in which one unit contributes a vector of L1 norm at most 1."""
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(noise_multiplier=self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonSampled:
+    """`event` on a sample in which each unit is present independently with probability `sampling_rate`, in secret."""
+
+    sampling_rate: float
+    event: "Event"
+
+    def __post_init__(self) -> None:
+        _validate.probability(sampling_rate=self.sampling_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PubliclySampled:
+    """`event` happens to a unit with probability `sampling_rate`, and everybody may know when.
+
+    A client that takes part in a round with all its examples: whoever knows the other examples of that client
+    can tell the rounds, so there is no amplification, only fewer rounds (a mixture, not a sub-sampling).
+    """
+
+    sampling_rate: float
+    event: "Event"
+
+    def __post_init__(self) -> None:
+        _validate.probability(sampling_rate=self.sampling_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruncatedPoissonGaussian:
+    """Poisson-sampled Gaussian whose batch is cut at random to `max_batch_size` (arXiv:2508.15089)."""
+
+    dataset_size: int
+    sampling_rate: float
+    max_batch_size: int
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledWithoutReplacement:
+    """`event` on `sample_size` units drawn without replacement from `population`."""
+
+    population: int
+    sample_size: int
+    event: "Event"
+
+    def __post_init__(self) -> None:
+        _validate.positive_integer(population=self.population, sample_size=self.sample_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShuffledBatches:
+    """One pass over shuffled fixed batches; each unit is in exactly one batch, `event` is what a batch runs."""
+
+    event: "Event"
+    batches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeAggregation:
+    """Tree aggregation (DP-FTRL) with restarts: one entry of `steps` per tree, a unit takes part once per tree."""
+
+    noise_multiplier: float
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproximateDp:
+    """A black-box mechanism that is (epsilon, delta)-differentially private."""
+
+    epsilon: float
+    delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(epsilon=self.epsilon)
+        _validate.probability(delta=self.delta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatAndSelect:
+    """Best of a random number of runs of `event` (Papernot and Steinke 2022): truncated negative binomial."""
+
+    event: "Event"
+    mean: float
+    shape: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfComposed:
+    """`event` repeated `count` times, adaptively."""
+
+    event: "Event"
+    count: int
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(count=self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """Several events, one after the other, adaptively."""
+
+    events: "tuple[Event, ...]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """An event from elsewhere that has no counterpart here; every accountant refuses it."""
+
+    description: str
+
+
+Event = (
+    NoOp | NonPrivate | Gaussian | Laplace | PoissonSampled | PubliclySampled | TruncatedPoissonGaussian
+    | SampledWithoutReplacement | ShuffledBatches | TreeAggregation | ApproximateDp | RepeatAndSelect
+    | SelfComposed | Composed | Unsupported
+)  # fmt: skip
+
+KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return the wire form: the fields of the event and its kind."""
+    body: dict[str, Any] = {"kind": type(event).__name__}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if field.name == "event":
+            value = to_json(value)
+        elif field.name == "events":
+            value = [to_json(item) for item in value]
+        body[field.name] = value
+    return body
+
+
+def from_json(body: Mapping[str, Any]) -> Event:
+    """Build an event from its wire form; raise DataError for an unknown kind, field or value."""
+    if not isinstance(body, Mapping) or body.get("kind") not in KINDS:
+        kind = body.get("kind") if isinstance(body, Mapping) else body
+        raise DataError(f"unknown privacy event {kind!r}; known: {', '.join(KINDS)}.")
+    arguments = {key: value for key, value in body.items() if key != "kind"}
+    if "event" in arguments:
+        arguments["event"] = from_json(arguments["event"])
+    if "events" in arguments:
+        arguments["events"] = tuple(from_json(item) for item in arguments["events"])
+    if "steps" in arguments:
+        arguments["steps"] = tuple(int(step) for step in arguments["steps"])
+    try:
+        event: Event = KINDS[body["kind"]](**arguments)
+    except TypeError as error:
+        raise DataError(f"privacy event {body['kind']} has wrong fields: {error}") from error
+    return event

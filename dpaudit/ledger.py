@@ -1,0 +1,165 @@
+"""PrivacyLedger: an append-only, hash-chained record (JSON lines) of what really ran.
+
+Each line holds `seq`, `prev` (hash of the line before), `type`, `body` and `hash`. The first line carries the
+facts that accounting depends on (unit, neighbouring relation, sampler, clip norm, noise). A line is flushed and
+synced before anything computed from the data is shown to anybody, so a killed run has spent at most what its
+ledger says. A torn last line (no newline at the end) is cut on opening for append and reported; any other
+damage raises LedgerCorrupt with the number of the line.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from dpaudit import events as ev
+from dpaudit import serialize
+from dpaudit.errors import DataError, LedgerCorrupt, UsageError
+
+GENESIS = "0" * 64
+SCHEMA = "dpaudit.ledger/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """One line: `type` is header, event, note; `event` is set for events; `facts` holds the rest of the body."""
+
+    seq: int
+    type: str
+    event: ev.Event | None
+    facts: Mapping[str, Any]
+    hash: str
+
+
+def _line_hash(seq: int, prev: str, kind: str, body: Mapping[str, Any]) -> str:
+    text = serialize.dumps({"seq": seq, "prev": prev, "type": kind, "body": body}, indent=None)
+    return serialize.sha256_bytes(text.encode())
+
+
+def _parse(number: int, raw: bytes, prev: str) -> LedgerEntry:
+    """Check one line against the chain and decode it."""
+    try:
+        line = serialize.loads(raw)
+        seq, kind, body, stated = line["seq"], line["type"], line["body"], line["hash"]
+        intact = set(line) == {"seq", "prev", "type", "body", "hash"} and line["prev"] == prev and seq == number
+        intact = intact and stated == _line_hash(number, prev, kind, body)
+        intact = intact and raw == serialize.dumps(line, indent=None).encode()
+        event = ev.from_json(body["event"]) if kind == "event" else None
+    except (DataError, UsageError, KeyError, TypeError, AttributeError) as error:
+        raise LedgerCorrupt(f"ledger line {number + 1} cannot be read: {error}") from error
+    if not intact:
+        raise LedgerCorrupt(f"ledger line {number + 1} does not fit the hash chain: it, or a line before it, was changed.")
+    facts = MappingProxyType({key: value for key, value in body.items() if key != "event"})
+    return LedgerEntry(seq=seq, type=kind, event=event, facts=facts, hash=stated)
+
+
+def _read(data: bytes) -> tuple[list[LedgerEntry], int]:
+    """Return the entries of a ledger file and the number of bytes that form whole lines."""
+    whole = data.rfind(b"\n") + 1
+    entries: list[LedgerEntry] = []
+    prev = GENESIS
+    for number, raw in enumerate(data[:whole].split(b"\n")[:-1]):
+        entry = _parse(number, raw, prev)
+        entries.append(entry)
+        prev = entry.hash
+    if not entries:
+        raise LedgerCorrupt("the ledger holds no whole line; it is empty or was cut before its header.")
+    if entries[0].type != "header" or entries[0].facts.get("schema") != SCHEMA:
+        raise LedgerCorrupt(f"ledger line 1 is not a header of schema {SCHEMA}.")
+    return entries, whole
+
+
+class PrivacyLedger:
+    """The record of what ran. In memory when `path` is None, else a file that is appended to.
+
+    Example:
+        >>> ledger = PrivacyLedger()
+        >>> ledger.increment_epsilon(0.5)
+        >>> len(ledger.entries)
+        2
+    """
+
+    def __init__(self, path: str | Path | None = None, **facts: Any) -> None:
+        """Start a new ledger; raise UsageError if the file exists (use `open` to continue one)."""
+        self.path = None if path is None else Path(path)
+        self.torn_bytes = 0
+        self._entries: list[LedgerEntry] = []
+        if self.path is not None and self.path.exists():
+            raise UsageError(f"{self.path} already holds a ledger. Use PrivacyLedger.open to continue it.")
+        self._append("header", {"schema": SCHEMA, **facts})
+
+    @classmethod
+    def open(cls, path: str | Path, *, append: bool = False) -> "PrivacyLedger":
+        """Read and verify a ledger. With `append`, cut a torn last line from the file and go on after it.
+
+        `torn_bytes` tells how many bytes of an unfinished last line were left out.
+        Raises: DataError if there is no such file, LedgerCorrupt if any whole line was changed.
+        """
+        source = Path(path)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read the ledger {source}: {error.strerror}.") from error
+        ledger = cls.__new__(cls)
+        ledger._entries, whole = _read(data)
+        ledger.torn_bytes = len(data) - whole
+        ledger.path = source if append else None
+        if append and ledger.torn_bytes:
+            with source.open("r+b") as stream:
+                stream.truncate(whole)
+                os.fsync(stream.fileno())
+        return ledger
+
+    def _append(self, kind: str, body: Mapping[str, Any]) -> None:
+        seq = len(self._entries)
+        prev = self._entries[-1].hash if self._entries else GENESIS
+        plain = serialize.to_jsonable(body)
+        line = {"seq": seq, "prev": prev, "type": kind, "body": plain, "hash": _line_hash(seq, prev, kind, plain)}
+        raw = serialize.dumps(line, indent=None).encode()
+        entry = _parse(seq, raw, prev)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as stream:
+                stream.write(raw + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        self._entries.append(entry)
+
+    def record(self, event: ev.Event, **facts: Any) -> None:
+        """Append one privacy event with its facts (round, expected and realised cohort, clip norm, ...)."""
+        self._append("event", {"event": ev.to_json(event), **facts})
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Append something that costs nothing but must be known (a dropout, a resume, a refused update)."""
+        self._append("note", {"what": what, **facts})
+
+    def increment_epsilon(self, epsilon: float, delta: float = 0.0, **facts: Any) -> None:
+        """Append a black-box (epsilon, delta) release, to be composed with everything else."""
+        self.record(ev.ApproximateDp(epsilon=epsilon, delta=delta), **facts)
+
+    @property
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """Every line, in order."""
+        return tuple(self._entries)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts of the header."""
+        return self._entries[0].facts
+
+    @property
+    def digest(self) -> str:
+        """Hash of the last line, which commits to every line before it."""
+        return self._entries[-1].hash
+
+    def events(self) -> Iterator[LedgerEntry]:
+        """Iterate over the lines that hold privacy events."""
+        return (entry for entry in self._entries if entry.type == "event")
+
+    def epsilon(self, delta: float, accountant: str = "pld") -> float:
+        """Return an upper bound on epsilon at `delta` of everything recorded; see `dpaudit.accounting.epsilon`."""
+        from dpaudit import accounting  # the one upward import of the house: the method is a promised convenience
+
+        return accounting.epsilon(self, delta, accountant=accountant)
