@@ -1,3 +1,5 @@
+"""`python -m dpaudit`."""
+
 from dpaudit.cli.main import main
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ def finite_vector(**values: ArrayLike) -> NDArray[np.float64]:
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
         first = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise DataError(f"{name} must be finite; {bad} of {array.size} values are NaN or infinite, the first at index {first}. Remove or repair them.")
+        raise DataError(
+            f"{name} must be finite; {bad} of {array.size} values are NaN or infinite, the first at index {first}. "
+            "Remove or repair them."
+        )
     return array
 
 

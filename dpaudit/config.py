@@ -17,7 +17,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 Aggregator = Literal["gaussian", "tfp-gaussian"]
-OneRunMethod = Literal["one-run", "one-run-fdp", "mean-shift"]
+CanaryMethod = Literal["one-run", "one-run-fdp", "one-run-max", "mean-shift", "per-step"]
 
 
 class Section(BaseModel):
@@ -111,13 +111,13 @@ class AuditSection(Section):
     """How the run is audited."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    methods: tuple[OneRunMethod, ...] = ("one-run", "mean-shift")
+    methods: tuple[CanaryMethod, ...] = ("one-run", "per-step")
     guesses: Count | None = None
     """Guesses of the one-run methods; None applies the pre-registered rule, which never looks at scores."""
     attacks: tuple[str, ...] = ("loss", "lira")
     reference_models: Annotated[int, Field(ge=0, le=1024)] = 8
     detect_factor: Annotated[float, Field(gt=1)] = 2.0
-    power_trials: Count = 100
+    power_trials: Count = 50
 
 
 class DemonstrationSection(Section):

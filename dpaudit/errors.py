@@ -8,6 +8,7 @@
     │   ├── EvidenceError         2  an evidence bundle is incomplete, changed or unsafe
     │   ├── OutputExists          2  the output folder holds another run
     │   └── MissingDependency     2  an optional package is not installed
+    ├── AccountantsDisagree      70  two accountants contradict each other on the same event
     └── Refusal                   3  the question has no number that is a bound
         ├── UnsupportedEvent      3  no accountant here can account for this event
         └── CannotCalibrate       2  no noise multiplier reaches the wanted epsilon
@@ -64,6 +65,10 @@ class OutputExists(UsageError):
 
 class MissingDependency(UsageError):
     """An optional package is needed; the message gives the command that installs it."""
+
+
+class AccountantsDisagree(DpauditError):
+    """Two accountants contradict each other on the same event; the message names the one at fault."""
 
 
 class Refusal(DpauditError):

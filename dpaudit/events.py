@@ -6,12 +6,13 @@ never change, fields are only added with a default; an event that is not underst
 norm that one unit can contribute.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from dpaudit import _validate
-from dpaudit.errors import DataError
+from dpaudit.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ class TruncatedPoissonGaussian:
     max_batch_size: int
     noise_multiplier: float
 
+    def __post_init__(self) -> None:
+        _validate.positive_integer(dataset_size=self.dataset_size, max_batch_size=self.max_batch_size)
+        _validate.probability(sampling_rate=self.sampling_rate)
+        _validate.non_negative(noise_multiplier=self.noise_multiplier)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledWithoutReplacement:
@@ -92,6 +98,11 @@ class SampledWithoutReplacement:
 
     def __post_init__(self) -> None:
         _validate.positive_integer(population=self.population, sample_size=self.sample_size)
+        if self.sample_size > self.population:
+            raise UsageError(
+                f"sample_size must be at most population; got {self.sample_size} of {self.population}. "
+                "Sampling with replacement has no event here."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +112,9 @@ class ShuffledBatches:
     event: "Event"
     batches: int
 
+    def __post_init__(self) -> None:
+        _validate.positive_integer(batches=self.batches)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeAggregation:
@@ -108,6 +122,44 @@ class TreeAggregation:
 
     noise_multiplier: float
     steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(noise_multiplier=self.noise_multiplier)
+        for step in self.steps:
+            _validate.positive_integer(steps=step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureOfGaussians:
+    """Gaussian noise on a sum in which the unit's contribution has L2 norm sensitivities[i] with probabilities[i].
+
+    Which of them it was is secret. This is what a group of units does to a Poisson sample (arXiv:2401.10294).
+    """
+
+    noise_multiplier: float
+    sensitivities: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(noise_multiplier=self.noise_multiplier)
+        if len(self.sensitivities) != len(self.probabilities) or not self.sensitivities:
+            raise UsageError("sensitivities and probabilities must have the same length, at least 1.")
+        for sensitivity, probability in zip(self.sensitivities, self.probabilities, strict=True):
+            _validate.non_negative(sensitivities=sensitivity)
+            _validate.probability(probabilities=probability)
+        if abs(math.fsum(self.probabilities) - 1) > 1e-9:
+            raise UsageError(f"probabilities must sum to 1; got {math.fsum(self.probabilities)!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroConcentratedDp:
+    """A black-box mechanism with Renyi divergence at most xi + rho * order at every order (arXiv:1605.02065)."""
+
+    rho: float
+    xi: float = 0.0
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(rho=self.rho, xi=self.xi)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +176,19 @@ class ApproximateDp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatAndSelect:
-    """Best of a random number of runs of `event` (Papernot and Steinke 2022): truncated negative binomial."""
+    """Best of a random number of runs of `event` (Papernot and Steinke 2022): truncated negative binomial.
+
+    `shape` 1 is the geometric, 0 the logarithmic, infinity the Poisson distribution; `mean` is of the number of runs.
+    """
 
     event: "Event"
     mean: float
     shape: float
+
+    def __post_init__(self) -> None:
+        _validate.positive(mean=self.mean)
+        if not self.shape >= 0 or self.mean < 1:
+            raise UsageError(f"shape must be at least 0 and mean at least 1; got {self.shape!r} and {self.mean!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +200,8 @@ class SelfComposed:
 
     def __post_init__(self) -> None:
         _validate.non_negative(count=self.count)
+        if isinstance(self.count, bool) or int(self.count) != self.count:
+            raise UsageError(f"count must be a whole number; got {self.count!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +221,11 @@ class Unsupported:
 Event = (
     NoOp | NonPrivate | Gaussian | Laplace | PoissonSampled | PubliclySampled | TruncatedPoissonGaussian
     | SampledWithoutReplacement | ShuffledBatches | TreeAggregation | ApproximateDp | RepeatAndSelect
-    | SelfComposed | Composed | Unsupported
+    | SelfComposed | Composed | Unsupported | MixtureOfGaussians | ZeroConcentratedDp
 )  # fmt: skip
 
+_TUPLES = frozenset({"steps", "sensitivities", "probabilities"})
+_WHOLE = frozenset({"count", "batches", "dataset_size", "max_batch_size", "population", "sample_size"})
 KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 
 
@@ -174,24 +238,37 @@ def to_json(event: Event) -> dict[str, Any]:
             value = to_json(value)
         elif field.name == "events":
             value = [to_json(item) for item in value]
+        elif value == math.inf:
+            value = "infinity"  # the Poisson shape of RepeatAndSelect: JSON has no number for it
         body[field.name] = value
     return body
 
 
+def _whole(value: Any) -> Any:
+    """Turn 5.0 into 5, as another JSON writer may have written a count; leave anything else to be refused."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def from_json(body: Mapping[str, Any]) -> Event:
     """Build an event from its wire form; raise DataError for an unknown kind, field or value."""
-    if not isinstance(body, Mapping) or body.get("kind") not in KINDS:
-        kind = body.get("kind") if isinstance(body, Mapping) else body
+    kind = body.get("kind") if isinstance(body, Mapping) else body
+    if not isinstance(body, Mapping) or not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"unknown privacy event {kind!r}; known: {', '.join(KINDS)}.")
     arguments = {key: value for key, value in body.items() if key != "kind"}
-    if "event" in arguments:
-        arguments["event"] = from_json(arguments["event"])
-    if "events" in arguments:
-        arguments["events"] = tuple(from_json(item) for item in arguments["events"])
-    if "steps" in arguments:
-        arguments["steps"] = tuple(int(step) for step in arguments["steps"])
     try:
-        event: Event = KINDS[body["kind"]](**arguments)
-    except TypeError as error:
-        raise DataError(f"privacy event {body['kind']} has wrong fields: {error}") from error
+        if "event" in arguments:
+            arguments["event"] = from_json(arguments["event"])
+        if "events" in arguments:
+            arguments["events"] = tuple(from_json(item) for item in arguments["events"])
+        for name in _TUPLES & arguments.keys():
+            arguments[name] = tuple(map(_whole, arguments[name]) if name == "steps" else arguments[name])
+        for name in _WHOLE & arguments.keys():
+            arguments[name] = _whole(arguments[name])
+        if arguments.get("shape") == "infinity":
+            arguments["shape"] = math.inf
+        event: Event = KINDS[kind](**arguments)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"privacy event {kind} has wrong fields: {error}") from error
     return event

@@ -3,10 +3,13 @@
 Each line holds `seq`, `prev` (hash of the line before), `type`, `body` and `hash`. The first line carries the
 facts that accounting depends on (unit, neighbouring relation, sampler, clip norm, noise). A line is flushed and
 synced before anything computed from the data is shown to anybody, so a killed run has spent at most what its
-ledger says. A torn last line (no newline at the end) is cut on opening for append and reported; any other
-damage raises LedgerCorrupt with the number of the line.
+ledger says. A torn last line (a beginning of a line) is cut on opening for append and reported; a last line that
+lacks nothing but its newline is kept. Any other damage raises LedgerCorrupt with the number of the line, and so does
+an append to a file that somebody else has appended to. Lines cut off at a line's end cannot be seen in the file
+itself: keep `digest` elsewhere, as evidence bundles do.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,12 +50,30 @@ def _parse(number: int, raw: bytes, prev: str) -> LedgerEntry:
         intact = intact and stated == _line_hash(number, prev, kind, body)
         intact = intact and raw == serialize.dumps(line, indent=None).encode()
         event = ev.from_json(body["event"]) if kind == "event" else None
-    except (DataError, UsageError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerCorrupt(f"ledger line {number + 1} cannot be read: {error}") from error
     if not intact:
-        raise LedgerCorrupt(f"ledger line {number + 1} does not fit the hash chain: it, or a line before it, was changed.")
+        raise LedgerCorrupt(
+            f"ledger line {number + 1} does not fit the hash chain: it, or a line before it, was changed."
+        )
     facts = MappingProxyType({key: value for key, value in body.items() if key != "event"})
     return LedgerEntry(seq=seq, type=kind, event=event, facts=facts, hash=stated)
+
+
+def _tail(number: int, tail: bytes, prev: str) -> LedgerEntry | None:
+    """Return the entry of a last line that lacks only its newline, None for the torn beginning of a line.
+
+    Raises: LedgerCorrupt if a whole line is followed by something else than its newline.
+    """
+    for end, complete in ((len(tail), True), (len(tail) - 1, False)):
+        try:
+            entry = _parse(number, tail[:end], prev)
+        except LedgerCorrupt:
+            continue
+        if complete:
+            return entry
+        raise LedgerCorrupt(f"ledger line {number + 1} ends with {tail[-1:]!r} in place of a newline: it was changed.")
+    return None
 
 
 def _read(data: bytes) -> tuple[list[LedgerEntry], int]:
@@ -64,11 +85,25 @@ def _read(data: bytes) -> tuple[list[LedgerEntry], int]:
         entry = _parse(number, raw, prev)
         entries.append(entry)
         prev = entry.hash
+    last = _tail(len(entries), data[whole:], prev) if data[whole:] else None
+    if last is not None:
+        entries.append(last)
+        whole = len(data)
     if not entries:
         raise LedgerCorrupt("the ledger holds no whole line; it is empty or was cut before its header.")
     if entries[0].type != "header" or entries[0].facts.get("schema") != SCHEMA:
         raise LedgerCorrupt(f"ledger line 1 is not a header of schema {SCHEMA}.")
     return entries, whole
+
+
+def _make_durable(path: Path) -> None:
+    """Sync the folder of a new file, where the system can, so that the file itself survives a crash."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class PrivacyLedger:
@@ -82,12 +117,16 @@ class PrivacyLedger:
     """
 
     def __init__(self, path: str | Path | None = None, **facts: Any) -> None:
-        """Start a new ledger; raise UsageError if the file exists (use `open` to continue one)."""
+        """Start a new ledger; raise UsageError if the file exists (use `open` to continue one).
+
+        The facts go into the header. Accountants read `relation`, `unit`, `units`, `sampler`, `clip_norm`,
+        `denominator`, `microbatch_size` and `noise_generator`; anything that JSON holds may be added (data
+        commitment, origin of the seeds, versions).
+        """
         self.path = None if path is None else Path(path)
         self.torn_bytes = 0
         self._entries: list[LedgerEntry] = []
-        if self.path is not None and self.path.exists():
-            raise UsageError(f"{self.path} already holds a ledger. Use PrivacyLedger.open to continue it.")
+        self._size = 0
         self._append("header", {"schema": SCHEMA, **facts})
 
     @classmethod
@@ -102,14 +141,24 @@ class PrivacyLedger:
             data = source.read_bytes()
         except OSError as error:
             raise DataError(f"cannot read the ledger {source}: {error.strerror}.") from error
-        ledger = cls.__new__(cls)
-        ledger._entries, whole = _read(data)
-        ledger.torn_bytes = len(data) - whole
+        ledger = cls.from_bytes(data)
         ledger.path = source if append else None
-        if append and ledger.torn_bytes:
+        if append and not data.endswith(b"\n"):
             with source.open("r+b") as stream:
-                stream.truncate(whole)
+                stream.truncate(ledger._size)
+                if not ledger.torn_bytes:  # a whole line that lacks its newline
+                    stream.seek(ledger._size)
+                    ledger._size += stream.write(b"\n")
                 os.fsync(stream.fileno())
+        return ledger
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PrivacyLedger":
+        """Verify the content of a ledger file and hold it in memory; raise LedgerCorrupt if a line was changed."""
+        ledger = cls.__new__(cls)
+        ledger._entries, ledger._size = _read(data)
+        ledger.torn_bytes = len(data) - ledger._size
+        ledger.path = None
         return ledger
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
@@ -119,13 +168,32 @@ class PrivacyLedger:
         line = {"seq": seq, "prev": prev, "type": kind, "body": plain, "hash": _line_hash(seq, prev, kind, plain)}
         raw = serialize.dumps(line, indent=None).encode()
         entry = _parse(seq, raw, prev)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                stream.write(raw + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+        self._write(raw + b"\n")
         self._entries.append(entry)
+
+    def _write(self, line: bytes) -> None:
+        """Append a line to the file, synced; raise LedgerCorrupt if the file is not as this object left it."""
+        if self.path is None:
+            return
+        first = not self._entries
+        if first:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = self.path.open("xb" if first else "ab")
+        except FileExistsError as error:
+            raise UsageError(f"{self.path} already holds a ledger. Use PrivacyLedger.open to continue it.") from error
+        with stream:
+            if stream.tell() != self._size:
+                raise LedgerCorrupt(
+                    f"{self.path} has {stream.tell()} bytes where this ledger left {self._size}: another process "
+                    "appended to it, or cut it. A ledger has one writer; open it again to go on."
+                )
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._size += len(line)
+        if first:
+            _make_durable(self.path)
 
     def record(self, event: ev.Event, **facts: Any) -> None:
         """Append one privacy event with its facts (round, expected and realised cohort, clip norm, ...)."""

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -45,25 +45,47 @@ def to_jsonable(value: object) -> Any:
 def dumps(value: object, *, indent: int | None = 2) -> str:
     """Return JSON text with sorted keys and shortest-repr floats; the same value always gives the same text."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(to_jsonable(value), indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=separators)
+    return json.dumps(
+        to_jsonable(value), indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=separators
+    )
 
 
 @cache
-def _adapter(kind: Any) -> Any:
+def _adapter(kind: Hashable) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
-def from_jsonable(kind: type[T] | Any, value: object) -> T:
-    """Build `kind` (a record or a container of records) from plain JSON values; raise DataError with every problem."""
+def from_jsonable(kind: type[T], value: object) -> T:
+    """Build `kind` (a record or a container of records) from plain JSON values.
+
+    Raises: DataError with every problem, and for anything that was not understood exactly as it was written.
+    """
     from pydantic import ValidationError
 
+    name = getattr(kind, "__name__", str(kind))
     try:
-        return _adapter(kind).validate_python(value)  # type: ignore[no-any-return]
+        result: T = _adapter(cast(Hashable, kind)).validate_python(value)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
-        raise DataError(f"not a valid {getattr(kind, '__name__', kind)}: {problems}") from error
+        raise DataError(f"not a valid {name}: {problems}") from error
+    _same(value, to_jsonable(result), name)
+    return result
+
+
+def _same(raw: Any, understood: Any, where: str) -> None:
+    """Raise DataError where a value was converted or a key was not understood."""
+    if isinstance(raw, dict) and isinstance(understood, dict):
+        for key, value in raw.items():
+            if key not in understood:
+                raise DataError(f"unknown key {where}.{key}.")
+            _same(value, understood[key], f"{where}.{key}")
+    elif isinstance(raw, list) and isinstance(understood, list) and len(raw) == len(understood):
+        for index, (one, other) in enumerate(zip(raw, understood, strict=True)):
+            _same(one, other, f"{where}[{index}]")
+    elif raw != understood or isinstance(raw, bool) != isinstance(understood, bool):
+        raise DataError(f"{where} holds {raw!r}, which was read as {understood!r}.")
 
 
 def _refuse_constant(name: str) -> float:

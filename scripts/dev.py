@@ -44,11 +44,13 @@ def main() -> int:
         STAMP.write_text(wanted)
     tool = VENV / "bin" / sys.argv[1]
     if not tool.is_file():
-        print(f"dpaudit: there is no {sys.argv[1]!r} in .venv; try python, dpaudit, pytest, ruff, mypy.", file=sys.stderr)
+        print(
+            f"dpaudit: there is no {sys.argv[1]!r} in .venv; try python, dpaudit, pytest, ruff, mypy.", file=sys.stderr
+        )
         return 2
     os.environ["PATH"] = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["VIRTUAL_ENV"] = str(VENV)
-    os.execv(tool, [str(tool), *sys.argv[2:]])
+    return os.execv(tool, [str(tool), *sys.argv[2:]])
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except BrokenPipeError:
         return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: exit code 70, never 1
+    except Exception as error:
         import traceback
 
         traceback.print_exc()

@@ -1,0 +1,206 @@
+"""The least noise multiplier that keeps epsilon at a target: a search on our grid, the last word by dp-accounting."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dpaudit import _validate
+from dpaudit import events as ev
+from dpaudit.accounting.bounds import epsilon_of
+from dpaudit.accounting.pld import DISCRETIZATION
+from dpaudit.accounting.witness import witness_epsilon
+from dpaudit.errors import CannotCalibrate, Refusal, UnsupportedEvent
+from dpaudit.records import Relation
+
+MakeEvent = Callable[[float], ev.Event]
+_COARSE = 1e-3
+MARGIN = 1e-6  # relative, on epsilon: the answer lies on the safe side by about this much
+SMALLEST, LARGEST = 1e-2, 2.0**24
+_ROUNDS = 60
+_MEANINGLESS = 1000.0
+_WITNESS_UP_TO = 200.0  # beyond, dp-accounting's grids take minutes
+
+
+@dataclass(slots=True)
+class Search:
+    """A root of log epsilon(z) - log target in log z: secant steps, kept inside a bracket once there is one."""
+
+    function: Callable[[float], float]
+    target: float
+    seen: dict[float, float] = field(default_factory=dict)
+
+    def gap(self, z: float) -> float:
+        """Return log epsilon - log target, cut to a range in which infinity and 0 have a place."""
+        if z not in self.seen:
+            clipped = min(max(self.function(z), self.target * 1e-6), self.target * 1e6)
+            self.seen[z] = math.log(clipped) - math.log(self.target)
+        return self.seen[z]
+
+    def ends(self) -> tuple[float | None, float | None]:
+        """Return the largest multiplier seen with too little noise and the smallest with enough."""
+        low = max((z for z, gap in self.seen.items() if gap > 0), default=None)
+        high = min((z for z, gap in self.seen.items() if gap <= 0), default=None)
+        return low, high
+
+    def bracket(self, start: float, bounds: tuple[float, float]) -> None:
+        """Look both ways from `start`, in growing steps, until the root is between two multipliers seen."""
+        smallest, largest = bounds
+        z, factor = min(max(start, smallest), largest), 2.0
+        if self.gap(z) > 0:
+            while self.gap(z) > 0:
+                if z >= largest:
+                    raise CannotCalibrate(
+                        f"even a noise multiplier of {largest:g} leaves epsilon above {self.target:g}. "
+                        "Something in the event costs that much by itself: allow a larger epsilon or delta."
+                    )
+                z, factor = min(z * factor, largest), factor**1.5
+            return
+        while self.gap(z) <= 0:
+            if z <= smallest:
+                raise CannotCalibrate(
+                    f"a noise multiplier of {smallest:g} already keeps epsilon at or below {self.target:g}: "
+                    "the target is too large to need noise. Lower epsilon or delta, or set the multiplier by hand."
+                )
+            z = max(z / factor, smallest)
+
+    def slope(self) -> float:
+        """Return the slope of the gap between the two multipliers seen that are nearest to the root; -1 by default."""
+        nearest = sorted(self.seen, key=lambda z: abs(self.seen[z]))[:2]
+        if len(nearest) < 2:
+            return -1.0
+        first, second = nearest
+        slope = (self.seen[first] - self.seen[second]) / math.log(first / second)
+        return slope if slope < -1e-3 else -1.0
+
+    def root(self, tolerance: float, slope: float | None = None) -> float:
+        """Return a multiplier with gap in [-tolerance, 0], starting from what was seen (and a slope known elsewhere).
+
+        A step that leaves the bracket, or comes after too many, is replaced by bisection in log z.
+        """
+        for attempt in range(_ROUNDS):
+            low, high = self.ends()
+            if high is not None and (self.gap(high) >= -tolerance or (low is not None and high / low - 1 < 1e-12)):
+                return high
+            nearest = min(self.seen, key=lambda z: abs(self.seen[z]))
+            steepness = slope if slope is not None and attempt == 0 else self.slope()
+            step = -(self.seen[nearest] + tolerance / 2) / steepness
+            z = nearest * math.exp(min(max(step, -1.0), 1.0))
+            if low is not None and high is not None and (not low < z < high or attempt % 8 == 7):
+                z = math.sqrt(low * high)
+            self.gap(z)
+        raise CannotCalibrate(
+            f"the search for epsilon = {self.target:g} did not converge. Use a coarser discretisation."
+        )
+
+
+def _bound(
+    make_event: MakeEvent, delta: float, accountant: str, relation: Relation, step: float | None
+) -> Callable[[float], float]:
+    def function(z: float) -> float:
+        try:
+            return epsilon_of(make_event(z), delta, accountant, relation, step)
+        except UnsupportedEvent:
+            raise
+        except Refusal:
+            return math.inf
+
+    return function
+
+
+def _confirmed(z: float, target: float, witness: Callable[[float], float | None]) -> float:
+    """Add noise until dp-accounting, on the same grid, confirms the target (it rounds differently in the 5th digit)."""
+    for _ in range(_ROUNDS):
+        confirmed = witness(z)
+        if confirmed is None or confirmed <= target:
+            return z
+        z *= 1 + 2 * min(confirmed / target - 1, 0.5) + MARGIN
+    raise CannotCalibrate(
+        f"dp-accounting does not confirm epsilon = {target:g} at any noise tried. Use accountant 'rdp'."
+    )
+
+
+def calibrate_event(
+    epsilon: float,
+    delta: float,
+    make_event: MakeEvent,
+    *,
+    accountant: str = "pld",
+    relation: Relation | str = Relation.ADD_OR_REMOVE_ONE,
+    bracket: tuple[float, float] = (SMALLEST, LARGEST),
+    discretization: float | None = None,
+) -> float:
+    """Return the least noise multiplier at which `make_event(noise_multiplier)` spends at most (epsilon, delta).
+
+    The result is on the safe side: its epsilon lies at most a few parts per million under the target, and
+    dp-accounting's PLD on the same grid, where it knows the event, does not exceed the target either.
+
+    Args:
+        epsilon: target, greater than 0.
+        delta: strictly between 0 and 1.
+        make_event: event for a noise multiplier; more noise must not cost more.
+        accountant: "pld" or "rdp".
+        relation: neighbouring relation.
+        bracket: smallest and largest multiplier to consider.
+        discretization: width of the PLD grid, 1e-4 when None.
+
+    Raises:
+        CannotCalibrate: if the target cannot be reached, or needs no noise.
+        UsageError, UnsupportedEvent: as `epsilon`.
+    """
+    if not 0 < delta < 1 or not (math.isfinite(epsilon) and epsilon > 0):
+        raise CannotCalibrate(
+            f"epsilon must be finite and above 0, delta strictly between 0 and 1; got {epsilon!r} and {delta!r}."
+        )
+    if epsilon > _MEANINGLESS:
+        raise CannotCalibrate(
+            f"epsilon = {epsilon:g} is too large to need noise: above {_MEANINGLESS:g} nothing is protected. Lower it."
+        )
+    _validate.one_of(("pld", "rdp"), accountant=accountant)
+    chosen, step = Relation(relation), discretization or DISCRETIZATION
+    fine = Search(_bound(make_event, delta, accountant, chosen, discretization), epsilon * (1 - MARGIN))
+    if accountant == "rdp":
+        fine.bracket(1.0, bracket)
+        return fine.root(MARGIN)
+    rough = Search(_bound(make_event, delta, "pld", chosen, max(step, _COARSE)), epsilon)
+    rough.bracket(1.0, bracket)
+    fine.gap(rough.root(1e-3))
+    z = fine.root(MARGIN, rough.slope())
+    if epsilon > _WITNESS_UP_TO:
+        return z
+    return _confirmed(z, epsilon, lambda m: witness_epsilon(make_event(m), delta, relation=chosen, step=step))
+
+
+def calibrate_noise(
+    epsilon: float,
+    delta: float,
+    *,
+    sampling_rate: float,
+    steps: int,
+    accountant: str = "pld",
+    relation: Relation | str = Relation.ADD_OR_REMOVE_ONE,
+    discretization: float | None = None,
+) -> float:
+    """Return the least noise multiplier of DP-SGD with Poisson sampling; see `calibrate_event`.
+
+    Args:
+        epsilon: target, greater than 0.
+        delta: strictly between 0 and 1.
+        sampling_rate: probability that a unit is in a step's batch, in (0, 1].
+        steps: number of steps, at least 1.
+        accountant: "pld" or "rdp".
+        relation: neighbouring relation.
+        discretization: width of the PLD grid, 1e-4 when None.
+
+    Raises: CannotCalibrate, UsageError.
+    """
+    _validate.sampling_rate(sampling_rate=sampling_rate)
+    _validate.positive_integer(steps=steps)
+
+    def make_event(noise_multiplier: float) -> ev.Event:
+        gaussian = ev.Gaussian(noise_multiplier=noise_multiplier)
+        sampled = gaussian if sampling_rate == 1 else ev.PoissonSampled(sampling_rate=sampling_rate, event=gaussian)
+        return ev.SelfComposed(event=sampled, count=steps)
+
+    return calibrate_event(
+        epsilon, delta, make_event, accountant=accountant, relation=relation, discretization=discretization
+    )

@@ -1,0 +1,271 @@
+"""Renyi differential privacy of events, order by order, and its conversion to epsilon.
+
+Orders and conversion are those of dp-accounting (Canonne, Kamath, Steinke, arXiv:2004.00010, Proposition 12), as are
+the bounds for sampling without replacement and for repeating and selecting. Divergences of Gaussian mixtures are
+integrals of analytic functions, for which the trapezoid rule converges exponentially. That covers the replace-one
+relation, where dp-accounting 0.6 is wrong (Gaussian) or has nothing (Poisson), and is up to 30 % tighter at fractional
+orders than its series, which sums absolute values.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtrc, logsumexp
+
+from dpaudit import events as ev
+from dpaudit.accounting import _cells
+from dpaudit.accounting._pmf import Floats, Pld
+from dpaudit.accounting.pld import effective_gaussian, flattened, infinite, refuse, tree_multiplier, unsupported
+from dpaudit.records import Relation
+
+ORDERS: Floats = np.array([1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [128, 256, 512, 1024], float)
+"""The default orders of dp-accounting 0.6."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rdp:
+    """Renyi divergence at each of ORDERS, apart from `spent`, the probability of a catastrophe (black-box deltas)."""
+
+    values: Floats
+    spent: float = 0.0
+
+    def plus(self, other: "Rdp", count: int) -> "Rdp":
+        """Return the composition with `count` runs of another mechanism."""
+        spent = 1 - (1 - self.spent) * (1 - other.spent) ** count
+        return Rdp(values=self.values + count * other.values, spent=spent)
+
+    def epsilon(self, delta: float) -> float:
+        """Return an upper bound on epsilon at `delta`; infinity if there is none."""
+        left = (delta - self.spent) / (1 - self.spent)
+        if left <= 0:
+            return math.inf
+        if np.any(left**2 + np.expm1(-self.values) > 0):  # delta <= sqrt(1 - e^-KL), as in dp-accounting
+            return 0.0
+        epsilons = self.values + np.log1p(-1 / ORDERS) - np.log(left * ORDERS) / (ORDERS - 1)
+        return max(0.0, float(epsilons.min()))
+
+
+NOTHING = Rdp(values=np.zeros(ORDERS.size))
+
+
+def _log_integral(
+    log_upper: Callable[[Floats], Floats], log_lower: Callable[[Floats], Floats], z: float, shift: float
+) -> Floats:
+    """Return log of the integral of upper^a lower^(1-a) at every order a, where the mass lies in [-1, shift * a].
+
+    The integrand has no singularity nearer to the real line than pi z^2; with a width of z^2/2 (z/8 for large z)
+    the trapezoid rule errs by less than e^-39.
+    """
+    width = min(z / 8, z * z / 2)
+    result = np.empty(ORDERS.size)
+    for index, order in enumerate(ORDERS):
+        x = np.arange(-1 - 14 * z, shift * order + 14 * z + width, width)
+        result[index] = logsumexp(order * log_upper(x) + (1 - order) * log_lower(x)) + math.log(width)
+    return result
+
+
+def _log_normal(x: Floats, mean: float, z: float) -> Floats:
+    return np.asarray(-((x - mean) ** 2) / (2 * z * z) - math.log(z) - 0.5 * math.log(2 * math.pi))
+
+
+def _log_mixture(z: float, rate: float, mean: float) -> Callable[[Floats], Floats]:
+    def log_density(x: Floats) -> Floats:
+        return np.logaddexp(math.log1p(-rate) + _log_normal(x, 0, z), math.log(rate) + _log_normal(x, mean, z))
+
+    return log_density
+
+
+def _gaussian(event: ev.Event, z: float, rate: float, relation: Relation) -> Floats:
+    """Return the divergence of a Poisson-sampled Gaussian (the larger direction is "remove": arXiv:1908.10530)."""
+    if rate == 0 or math.isinf(z):
+        return NOTHING.values
+    if z == 0:
+        raise infinite(event, "has noise multiplier 0")
+    z = max(z, 1e-3)  # less noise than this is no protection at any order: keep the integral finite
+    if rate == 1:
+        return ORDERS / (2 * z * z) * (4 if relation == Relation.REPLACE_ONE else 1)
+    upper = _log_mixture(z, rate, 1.0)
+    if relation == Relation.REPLACE_ONE:
+        logs = _log_integral(upper, _log_mixture(z, rate, -1.0), z, 2.0)
+    else:
+        logs = _log_integral(upper, lambda x: _log_normal(x, 0, z), z, 1.0)
+    return np.asarray(np.maximum(logs, 0) / (ORDERS - 1))
+
+
+def _laplace(epsilon: float) -> Floats:
+    """Return the divergence of the Laplace mechanism (Mironov, arXiv:1702.07476, Proposition 6)."""
+    first = np.log(ORDERS / (2 * ORDERS - 1)) + (ORDERS - 1) * epsilon
+    second = np.log((ORDERS - 1) / (2 * ORDERS - 1)) - ORDERS * epsilon
+    return np.asarray(np.logaddexp(first, second) / (ORDERS - 1))
+
+
+def _pure(epsilon: float) -> Floats:
+    """Return the divergence of randomised response, the worst epsilon-DP mechanism."""
+    share = -math.log1p(math.exp(-epsilon))
+    first = ORDERS * share + (1 - ORDERS) * (share - epsilon)
+    second = ORDERS * (share - epsilon) + (1 - ORDERS) * share
+    return np.asarray(np.logaddexp(first, second) / (ORDERS - 1))
+
+
+def _from_grid(pld: Pld) -> Floats:
+    """Return the divergence of a loss of bounded size; the grid is pessimistic, and so is this."""
+    logs = [
+        logsumexp(np.outer(ORDERS - 1, pmf.losses), b=np.maximum(pmf.probs, 0), axis=1)
+        for pmf in (pld.remove, pld.add)
+        if pmf is not None
+    ]
+    return np.asarray(np.max(logs, axis=0) / (ORDERS - 1))
+
+
+def _mixed(first: Floats, second: Floats, weight: float) -> Floats:
+    """Return the divergence when a coin that everybody sees chooses `second` with probability `weight`."""
+    if weight in (0.0, 1.0):
+        return second if weight else first
+    logs = np.logaddexp(math.log1p(-weight) + (ORDERS - 1) * first, math.log(weight) + (ORDERS - 1) * second)
+    return np.asarray(logs / (ORDERS - 1))
+
+
+def _truncated(event: ev.TruncatedPoissonGaussian, relation: Relation) -> Rdp:
+    n, q, b, z = event.dataset_size, event.sampling_rate, event.max_batch_size, event.noise_multiplier
+    if q == 0 or b == 0 or n == 0:
+        return NOTHING
+    plain = _gaussian(event, z, q, relation)
+    cut = float(bdtrc(b - 1, n - 1, q)) if b <= n - 1 else 0.0
+    if cut == 0.0:
+        return Rdp(values=plain)
+    rate = min(1.0, float(bdtrc(b, n, q)) * b / cut / n)
+    return Rdp(values=_mixed(plain, _gaussian(event, z / 2, rate, Relation.REPLACE_ONE), cut))
+
+
+def _without_replacement(event: ev.SampledWithoutReplacement, relation: Relation) -> Rdp:
+    multiplier = effective_gaussian(event.event)
+    if multiplier is None:
+        raise unsupported(event, "sampling without replacement is known here for Gaussian events only")
+    rate = min(1.0, event.sample_size / event.population)
+    if relation == Relation.ADD_OR_REMOVE_ONE or rate == 1 or multiplier == 0:
+        return Rdp(values=_gaussian(event, multiplier / 2, rate, Relation.ADD_OR_REMOVE_ONE))
+    import dp_accounting as dp
+
+    # Half the multiplier: dp-accounting 0.6 reads s/C although two samples differ by 2C (its issue #378).
+    halved = dp.SampledWithoutReplacementDpEvent(
+        event.population, event.sample_size, dp.GaussianDpEvent(multiplier / 2)
+    )
+    accountant = dp.rdp.RdpAccountant(ORDERS, dp.NeighboringRelation.REPLACE_ONE)
+    return Rdp(values=np.asarray(accountant.compose(halved).rdp))
+
+
+def _sampled(event: ev.PoissonSampled, relation: Relation) -> Rdp:
+    rate, inner = event.sampling_rate, event.event
+    while isinstance(inner, ev.PoissonSampled):
+        rate, inner = rate * inner.sampling_rate, inner.event
+    parts = flattened(inner)
+    if rate == 0 or not parts:
+        return NOTHING
+    multiplier = effective_gaussian(inner)
+    if multiplier is not None:
+        return Rdp(values=_gaussian(event, multiplier, rate, relation))
+    if rate == 1:
+        return rdp_of(inner, relation=relation)
+    only, count = next(iter(parts.items()))
+    single = len(parts) == 1 and count == 1 and relation == Relation.ADD_OR_REMOVE_ONE
+    if single and isinstance(only, ev.Laplace) and only.noise_multiplier > 0:
+        step = min(1e-3, 1 / only.noise_multiplier / 200)
+        return Rdp(values=_from_grid(_cells.laplace(only.noise_multiplier, rate, step)))
+    if single and isinstance(only, ev.ApproximateDp):
+        amplified = math.log1p(rate * math.expm1(only.epsilon))
+        return Rdp(values=_pure(amplified), spent=rate * only.delta)
+    raise unsupported(event, "Poisson sampling is known here for Gaussian, and for one Laplace or black-box event")
+
+
+def _repeated(event: ev.RepeatAndSelect, relation: Relation) -> Rdp:
+    """Return the divergence of the best of a random number of runs (Papernot, Steinke, arXiv:2110.03620)."""
+    from dp_accounting.rdp import rdp_privacy_accountant as library
+
+    inner = rdp_of(event.event, relation=relation)
+    if inner.spent > 0:
+        raise unsupported(
+            event, "repeating and selecting is known for Renyi bounds only, not for black boxes with a delta"
+        )
+    return Rdp(values=np.asarray(library._compute_rdp_repeat_and_select(ORDERS, inner.values, event.mean, event.shape)))
+
+
+def _plain_gaussian(event: ev.Gaussian, relation: Relation) -> Rdp:
+    return Rdp(values=_gaussian(event, event.noise_multiplier, 1.0, relation))
+
+
+def _tree(event: ev.TreeAggregation, relation: Relation) -> Rdp:
+    return Rdp(values=_gaussian(event, tree_multiplier(event), 1.0, relation))
+
+
+def _plain_laplace(event: ev.Laplace, relation: Relation) -> Rdp:
+    if event.noise_multiplier == 0:
+        raise infinite(event, "has noise multiplier 0")
+    return Rdp(values=_laplace((2 if relation == Relation.REPLACE_ONE else 1) / event.noise_multiplier))
+
+
+def _public(event: ev.PubliclySampled, relation: Relation) -> Rdp:
+    inner, p = rdp_of(event.event, relation=relation), event.sampling_rate
+    return Rdp(values=_mixed(NOTHING.values, inner.values, p), spent=p * inner.spent)
+
+
+def _black_box(event: ev.ApproximateDp, relation: Relation) -> Rdp:  # noqa: ARG001 - same for all relations
+    return Rdp(values=_pure(event.epsilon), spent=event.delta)
+
+
+def _mixture(event: ev.MixtureOfGaussians, relation: Relation) -> Rdp:
+    z = event.noise_multiplier
+    if z == 0:
+        raise infinite(event, "has noise multiplier 0")
+    if relation == Relation.REPLACE_ONE:
+        raise unsupported(event, "mixtures of Gaussians are known here for add-or-remove-one only")
+    parts = [(c, p) for c, p in zip(event.sensitivities, event.probabilities, strict=True) if p > 0]
+
+    def upper(x: Floats) -> Floats:
+        return np.asarray(logsumexp([math.log(p) + _log_normal(x, c, z) for c, p in parts], axis=0))
+
+    def lower(x: Floats) -> Floats:
+        return _log_normal(x, 0, z)
+
+    reach = max(c for c, _ in parts)
+    logs = [_log_integral(upper, lower, z, reach), _log_integral(lower, upper, z, reach)]
+    return Rdp(values=np.asarray(np.maximum(np.max(logs, axis=0), 0) / (ORDERS - 1)))
+
+
+def _concentrated(event: ev.ZeroConcentratedDp, relation: Relation) -> Rdp:  # noqa: ARG001 - same for all relations
+    return Rdp(values=event.xi + event.rho * ORDERS)
+
+
+def _shuffled(event: ev.ShuffledBatches, relation: Relation) -> Rdp:
+    return rdp_of(event.event, relation=relation)
+
+
+_ACCOUNTS: dict[type, Callable[[Any, Relation], Rdp]] = {
+    ev.Gaussian: _plain_gaussian,
+    ev.TreeAggregation: _tree,
+    ev.Laplace: _plain_laplace,
+    ev.PoissonSampled: _sampled,
+    ev.PubliclySampled: _public,
+    ev.ApproximateDp: _black_box,
+    ev.TruncatedPoissonGaussian: _truncated,
+    ev.SampledWithoutReplacement: _without_replacement,
+    ev.ShuffledBatches: _shuffled,
+    ev.RepeatAndSelect: _repeated,
+    ev.MixtureOfGaussians: _mixture,
+    ev.ZeroConcentratedDp: _concentrated,
+}
+
+
+def rdp_of(event: ev.Event, *, relation: Relation) -> Rdp:
+    """Return the Renyi divergence of an event.
+
+    Raises: UnsupportedEvent if it has none here, Refusal if it is infinite at every order.
+    """
+    total = NOTHING
+    for part, count in flattened(event).items():
+        if type(part) not in _ACCOUNTS:
+            raise refuse(part, "RDP")
+        total = total.plus(_ACCOUNTS[type(part)](part, relation), count)
+    return total

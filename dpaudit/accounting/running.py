@@ -1,0 +1,57 @@
+"""Epsilon round by round, for progress lines and curves over time: one spectrum, many powers."""
+
+import math
+
+import numpy as np
+
+from dpaudit import _validate
+from dpaudit import events as ev
+from dpaudit.accounting._powers import Powers
+from dpaudit.accounting.bounds import exact_gaussian, pld_that_fits
+from dpaudit.errors import Refusal
+from dpaudit.gdp import gdp_epsilon
+from dpaudit.records import Relation
+
+_STEP = 1e-3  # coarser than the final number: an upper bound all the same, about 0.2 % larger
+
+
+class RunningEpsilon:
+    """An upper bound on epsilon at `delta` after any number of rounds of the same event.
+
+    Example:
+        >>> spent = RunningEpsilon(ev.Gaussian(noise_multiplier=10.0), 1e-5)
+        >>> round(spent.after(4), 2)
+        0.73
+    """
+
+    def __init__(
+        self,
+        event: ev.Event,
+        delta: float,
+        *,
+        relation: Relation | str = Relation.ADD_OR_REMOVE_ONE,
+        discretization: float = _STEP,
+    ) -> None:
+        """Prepare the event; raise what `dpaudit.accounting.epsilon` raises."""
+        _validate.open_unit_interval(delta=delta)
+        self.delta = delta
+        self._mu = exact_gaussian(event, Relation(relation))
+        self._powers: tuple[Powers, ...] = ()
+        if self._mu is None:
+            pld = pld_that_fits(event, relation=Relation(relation), discretization=discretization)
+            self._powers = tuple(Powers(pmf) for pmf in (pld.remove, pld.add) if pmf is not None)
+
+    def after(self, rounds: int) -> float:
+        """Return the bound after `rounds` rounds; raise Refusal if it is infinite."""
+        _validate.non_negative(rounds=rounds)
+        if rounds == 0:
+            return 0.0
+        if self._mu is not None:
+            return gdp_epsilon(self._mu * math.sqrt(rounds), self.delta)
+        wanted = np.asarray(self.delta)
+        result = max(float(powers.after(rounds).profile().epsilon(wanted)) for powers in self._powers)
+        if math.isinf(result):
+            raise Refusal(
+                f"epsilon is infinite at delta = {self.delta:g} after {rounds} rounds. Choose a larger delta."
+            )
+        return result

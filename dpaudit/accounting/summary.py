@@ -1,0 +1,132 @@
+"""Everything the accountants say of a ledger, in one record, with what it rests on."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from dpaudit import _validate
+from dpaudit import events as ev
+from dpaudit.accounting._source import Source, digest_of, event_of, facts_of, ledgers_of, relation_of
+from dpaudit.accounting.agreement import check_agreement
+from dpaudit.accounting.assumptions import assumptions_of, without_amplification
+from dpaudit.accounting.bounds import epsilon, pld_that_fits
+from dpaudit.accounting.curves import PrivacyCurve, pairs
+from dpaudit.accounting.pld import flattened
+from dpaudit.accounting.running import RunningEpsilon
+from dpaudit.errors import Refusal, UnsupportedEvent
+from dpaudit.records import AccountingSummary, Relation
+
+_DELTAS = tuple(sorted({*(round(float(d), 20) for d in np.geomspace(1e-10, 0.1, 37)), 1e-4, 1e-5, 1e-6, 1e-7, 1e-8}))
+_RATES = (0.001, 0.01, 0.05, 0.1)
+_ALPHAS = np.unique(np.concatenate([[0.0, 1.0], np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 0.99, 35)]))
+_POINTS = 40
+
+
+def _or_reason(name: str, reasons: dict[str, str], compute: Callable[[], float]) -> float | None:
+    try:
+        return compute()
+    except Refusal as refusal:
+        reasons[name] = str(refusal)
+        return None
+
+
+def rounds_over(source: Source, delta: float, relation: Relation) -> tuple[tuple[int, float], ...]:
+    """Return (round, epsilon) at about 40 rounds spread over the run, on a coarse grid (upper bounds all the same).
+
+    A round is one event of a ledger, or one step of a self-composed event. Runs whose events differ are given by
+    the same accountant on prefixes; more than a few kinds of event would cost too much, and give no curve.
+    """
+    ledgers = ledgers_of(source)
+    whole = event_of(source)
+    kinds = flattened(whole)
+    total = sum(1 for ledger in ledgers for _ in ledger.events()) if ledgers else sum(kinds.values())
+    if len(kinds) != 1 or total < 1:
+        return ()
+    only, count = next(iter(kinds.items()))
+    per_round = count // total
+    if per_round * total != count:
+        return ()
+    spent = RunningEpsilon(only, delta, relation=relation)
+    marks = sorted({*np.unique(np.linspace(1, total, min(_POINTS, total)).round().astype(int)).tolist(), total})
+    return tuple((mark, spent.after(mark * per_round)) for mark in marks)
+
+
+def summarize(
+    ledger_or_event: Source,
+    *,
+    delta: float,
+    relation: Relation | str | None = None,
+    rounds: bool = True,
+    witness: bool = True,
+    facts: Mapping[str, Any] | None = None,
+    facts_source: str = "argument",
+) -> AccountingSummary:
+    """Return what the accountants say at `delta`: epsilons, mu, profile, trade-off curve, ceilings, assumptions.
+
+    Numbers that do not exist are None, with the reason in `reasons`. The last point of `epsilon_over_rounds` may lie
+    a little over `epsilon_pld` (0.04 % for q = 0.01, 1000 rounds), for it is computed on a coarser grid.
+
+    Args:
+        ledger_or_event: a ledger, several ledgers on the same people, or an event.
+        delta: strictly between 0 and 1.
+        relation: None takes that of the ledger, or add-or-remove-one.
+        rounds: whether to compute epsilon over the rounds.
+        witness: whether to ask dp-accounting too (imports it, and takes about half a second).
+        facts: what is declared of the run (unit, sampler, clip_norm, ...), in place of the ledger's header.
+        facts_source: where `facts` were declared.
+
+    Raises:
+        UsageError: for arguments out of range.
+        AccountantsDisagree: if the accountants contradict each other; the message names the one at fault.
+    """
+    _validate.open_unit_interval(delta=delta)
+    event, chosen = event_of(ledger_or_event), relation_of(ledger_or_event, relation)
+    if facts is None:
+        facts, facts_source = facts_of(ledger_or_event), "ledger header"
+    reasons: dict[str, str] = {}
+    rdp = _or_reason("epsilon_rdp", reasons, lambda: epsilon(event, delta, "rdp", relation=chosen))
+    pld = _or_reason("epsilon_pld", reasons, lambda: epsilon(event, delta, "pld", relation=chosen))
+    plain = _or_reason("epsilon_no_amplification", reasons, lambda: _plain_epsilon(event, delta, chosen))
+    agreement = check_agreement(event, delta, relation=chosen, epsilon_rdp=rdp, epsilon_pld=pld, witness=witness)
+    mu = regret = None
+    profile: tuple[tuple[float, float], ...] = ()
+    trade_off = ceilings = profile
+    over_rounds: tuple[tuple[int, float], ...] = ()
+    if pld is not None:
+        curve = PrivacyCurve(pld_that_fits(event, relation=chosen))
+        mu, regret = curve.mu(delta)
+        deltas = sorted({*_DELTAS, delta})
+        profile = pairs(deltas, curve.epsilon(deltas))
+        trade_off = pairs(_ALPHAS, curve.false_negative_rate(_ALPHAS))
+        ceilings = pairs(_RATES, curve.true_positive_rate(_RATES))
+        over_rounds = rounds_over(ledger_or_event, delta, chosen) if rounds else ()
+    else:
+        reasons["mu"] = f"no privacy loss distribution: {reasons['epsilon_pld']}"
+    return AccountingSummary(
+        delta=delta,
+        relation=chosen,
+        epsilon_rdp=rdp,
+        epsilon_pld=pld,
+        epsilon_no_amplification=plain,
+        mu=mu,
+        mu_regret=regret,
+        profile=profile,
+        trade_off=trade_off,
+        tpr_ceilings=ceilings,
+        epsilon_over_rounds=over_rounds,
+        assumptions=(*assumptions_of(event, facts, chosen, source=facts_source), agreement),
+        reasons=reasons,
+        ledger_digest=digest_of(ledger_or_event),
+        library=f"dp-accounting {version('dp-accounting')}",
+    )
+
+
+def _plain_epsilon(event: ev.Event, delta: float, relation: Relation) -> float:
+    """Return epsilon with every sampler replaced by "always present": what is left when amplification is not."""
+    plain = without_amplification(event)
+    try:
+        return epsilon(plain, delta, "pld", relation=relation)
+    except UnsupportedEvent:
+        return epsilon(plain, delta, "rdp", relation=relation)

@@ -1,0 +1,92 @@
+"""The power of an audit, by simulation of the very estimator that will judge it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dpaudit import _validate
+from dpaudit._rng import stream
+from dpaudit.estimation.binomial import lower_limit, upper_limit
+from dpaudit.estimation.estimate import estimate
+from dpaudit.records import Bound, PowerResult, ScoreSet
+
+COUNT_METHODS = ("one-run", "one-run-fdp", "one-run-max", "clopper-pearson", "gdp", "bayes")
+
+
+def simulated_power(
+    simulate: Callable[[np.random.Generator], ScoreSet],
+    *,
+    claim_epsilon: float,
+    factor: float,
+    alternative_epsilon: float | None,
+    method: str,
+    delta: float,
+    confidence: float = 0.95,
+    trials: int = 200,
+    seed: int,
+    **estimate_options: Any,
+) -> PowerResult:
+    """Return how often the audit would refute `claim_epsilon` if the mechanism had `alternative_epsilon`.
+
+    Args:
+        simulate: Draws the scores that the audit would see under that mechanism, with all its canaries.
+        claim_epsilon: The claim that the bound must exceed.
+        factor: How many times worse than the claim the simulated mechanism is; copied to the result.
+        alternative_epsilon: Epsilon of the simulated mechanism at `delta`; copied to the result.
+        method: Estimation method, as for `estimate`.
+        delta: Of the claim and the bound.
+        confidence: Of each bound.
+        trials: Number of simulated audits.
+        seed: Root of the streams of the trials.
+        **estimate_options: Passed to `estimate`, the same as in the audit.
+
+    Raises: UsageError for an impossible request.
+    """
+    _validate.positive(claim_epsilon=claim_epsilon, factor=factor)
+    _validate.positive_integer(trials=trials)
+    hits, bound = 0, None
+    first = simulate(stream(seed, "estimation/power", 0))
+    for trial in range(trials):
+        scores = first if trial == 0 else simulate(stream(seed, "estimation/power", trial))
+        bound = estimate(
+            scores.member, scores.non_member, method=method, delta=delta, confidence=confidence, **estimate_options
+        )
+        hits += bound.epsilon is not None and bound.epsilon > claim_epsilon
+    if bound is None:
+        raise RuntimeError("unreachable: trials >= 1")
+    best = perfect_attack(
+        first.member.size, first.non_member.size, method=method, delta=delta, confidence=confidence, **estimate_options
+    )
+    return PowerResult(
+        method=method,
+        family=bound.family,
+        claim_epsilon=claim_epsilon,
+        factor=factor,
+        alternative_epsilon=alternative_epsilon,
+        power=hits / trials,
+        power_ci=(lower_limit(hits, trials, 0.025), upper_limit(hits, trials, 0.025)),
+        trials=trials,
+        largest_certifiable_epsilon=best.epsilon,
+        reason=best.reason if best.epsilon is None else None,
+    )
+
+
+def perfect_attack(
+    members: int, non_members: int, *, method: str, delta: float, confidence: float = 0.95, **estimate_options: Any
+) -> Bound:
+    """Return the bound that a perfect attack would give: every member above every non-member.
+
+    For methods that fit a distribution to the scores there is no largest value, and `epsilon` is None with the reason.
+    """
+    member, other = (
+        np.arange(members, dtype=np.float64) + members + non_members,
+        np.arange(non_members, dtype=np.float64),
+    )
+    bound = estimate(member, other, method=method, delta=delta, confidence=confidence, **estimate_options)
+    if method in COUNT_METHODS:
+        return bound
+    from dataclasses import replace
+
+    reason = f"{method} reads the distances of the scores, which a perfect attack can make as large as it likes"
+    return replace(bound, epsilon=None, mu=None, reason=reason)

@@ -1,0 +1,162 @@
+"""What a client computes: pure functions of (weights, data, order), compiled once, for many clients at a time.
+
+`ClientFunctions` turns a Keras 3 model into functions of one flat weight vector by `stateless_call`, so nothing is
+kept between clients. Examples (dp-fedsgd) and clients (dp-fedavg) are vectorised with `tf.vectorized_map`; an op
+that it cannot map (a convolution whose filters differ per client) falls back to a loop inside TensorFlow by itself,
+which gives the same numbers more slowly. Leading dimensions are left open, so random cohort sizes do not retrace;
+callers must not pass an empty cohort.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+def deterministic_tensorflow() -> None:
+    """Make TensorFlow's ops give the same bits for the same inputs, which replaying a round relies on."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
+class ClientFunctions:
+    """The compiled client-side functions of one model."""
+
+    def __init__(self, model: Any, input_shape: tuple[int, ...]) -> None:
+        """Declare the functions with open leading dimensions; each is traced once, at its first call."""
+        import tensorflow as tf
+
+        self._model = model
+        self._shapes = [tuple(v.shape) for v in model.trainable_variables]
+        self._sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
+        self._fixed = [tf.constant(v.value) for v in model.non_trainable_variables]
+        self._is_seed = ["seed_generator_state" in v.path for v in model.non_trainable_variables]
+        vector, rate, seed = tf.TensorSpec([None]), tf.TensorSpec([]), tf.TensorSpec([2], tf.int32)
+        x, y = tf.TensorSpec([None, *input_shape]), tf.TensorSpec([None], tf.int32)
+        steps, mask = tf.TensorSpec([None, None, None], tf.int32), tf.TensorSpec([None, None, None])
+        self._gradients = tf.function(self._trace_gradients, input_signature=[vector, x, y, y, seed])
+        self._updates = tf.function(self._trace_updates, input_signature=[vector, x, y, steps, mask, rate, seed])
+        self._logits = tf.function(self._trace_logits, input_signature=[vector, x])
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(self._sizes)
+
+    def _call(self, weights: Any, x: Any, seed: Any, *, training: bool) -> Any:
+        """Return the logits of a batch under a flat weight vector; `seed` (2,) drives dropout."""
+        import tensorflow as tf
+
+        parts = tf.split(weights, self._sizes)
+        trainable = [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        pairs = zip(self._fixed, self._is_seed, strict=True)
+        fixed = [tf.cast(seed, value.dtype) if is_seed else value for value, is_seed in pairs]
+        return self._model.stateless_call(trainable, fixed, x, training=training)[0]
+
+    def _gradient(self, weights: Any, x: Any, y: Any, mask: Any, seed: Any) -> Any:
+        """Return the gradient of the mean loss over the examples of a batch whose mask is 1 (zero if none is)."""
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits = self._call(weights, x, seed, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+            loss = tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
+        return tape.gradient(loss, weights)
+
+    def _trace_gradients(self, weights: Any, x: Any, y: Any, index: Any, seed: Any) -> Any:
+        import tensorflow as tf
+
+        one = tf.ones([1])
+
+        def of_example(position: Any) -> Any:
+            example = tf.gather(x, position)[None]
+            return self._gradient(weights, example, tf.gather(y, position)[None], one, seed)
+
+        return tf.vectorized_map(of_example, index)
+
+    def _trace_updates(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
+        import tensorflow as tf
+
+        index, mask, rate, seed = rest
+
+        def one_step(arguments: Any) -> Any:
+            local, batch, weight = arguments
+            return self._gradient(local, tf.gather(x, batch), tf.gather(y, batch), weight, seed)
+
+        clients = tf.shape(index)[0]
+        stacked = tf.tile(weights[None], [clients, 1])
+        for step in tf.range(tf.shape(index)[1]):
+            gradients = tf.vectorized_map(one_step, (stacked, index[:, step], mask[:, step]))
+            stacked -= rate * tf.reshape(gradients, tf.shape(stacked))
+        return stacked - weights[None]
+
+    def _trace_logits(self, weights: Any, x: Any) -> Any:
+        return self._call(weights, x, (0, 0), training=False)
+
+    def per_example_gradients(
+        self, weights: NDArray[np.float64], x: Any, y: Any, index: NDArray[np.int64], *, seed: tuple[int, int]
+    ) -> Floats:
+        """Return one gradient of the loss per example, (n, parameters), n >= 1.
+
+        Args:
+            weights: (parameters,).
+            x: features of all examples, a tensor (N, ...), placed once by the caller.
+            y: labels of all examples, a tensor (N,).
+            index: (n,) positions of the wanted examples.
+            seed: of dropout in this round.
+        """
+        import tensorflow as tf
+
+        rows = self._gradients(
+            tf.constant(weights, tf.float32), x, y, tf.constant(index, tf.int32), tf.constant(seed, tf.int32)
+        )
+        return np.asarray(rows)
+
+    def local_updates(
+        self,
+        weights: NDArray[np.float64],
+        x: Any,
+        y: Any,
+        *,
+        index: Ints,
+        mask: Floats,
+        learning_rate: float,
+        seed: tuple[int, int],
+    ) -> Floats:
+        """Return local weights minus global weights, (clients, parameters), after local SGD; clients >= 1.
+
+        Args:
+            weights: global weights (parameters,).
+            x: features of all examples, a tensor (N, ...).
+            y: labels of all examples, a tensor (N,).
+            index: (clients, steps, batch) positions of examples, in the order in which they are used.
+            mask: the same shape; 1 for an example, 0 for padding. A step without examples changes nothing.
+            learning_rate: of the local SGD.
+            seed: of dropout in this round.
+        """
+        import tensorflow as tf
+
+        updates = self._updates(
+            tf.constant(weights, tf.float32),
+            x,
+            y,
+            tf.constant(index, tf.int32),
+            tf.constant(mask, tf.float32),
+            tf.constant(learning_rate, tf.float32),
+            tf.constant(seed, tf.int32),
+        )
+        return np.asarray(updates)
+
+    def logits(self, weights: NDArray[np.float64], x: Floats, *, batch: int = 4096) -> Floats:
+        """Return (n, classes) logits under a weight vector."""
+        import tensorflow as tf
+
+        flat = tf.constant(weights, tf.float32)
+        return np.concatenate(
+            [np.asarray(self._logits(flat, tf.constant(x[i : i + batch]))) for i in range(0, len(x), batch)]
+        )

@@ -1,0 +1,72 @@
+"""The finite check and the clip: the two gates that every contribution passes, canaries included.
+
+All arithmetic is float64 and in a fixed order (no BLAS), so that a replayed round gives the same bits whatever the
+number of threads, and so that no square of a finite float32 overflows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+Vector = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Contributions that arrived together: `units` (n,) and one row each, (n, width) or a list of arrays."""
+
+    units: Indices
+    rows: Matrix | Sequence[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A contribution that was left out before the sum, and why."""
+
+    unit: int
+    reason: str
+
+
+def screen(block: Block, *, width: int) -> tuple[Matrix, Indices, tuple[Rejected, ...]]:
+    """Return the usable rows with their units, and what was rejected: a wrong shape, NaN or infinity.
+
+    A NaN would pass `min(1, C / norm)` and poison the sum for everybody; an infinite row would become NaN when
+    scaled. Leaving a unit out is as if it had not been sampled, so the sensitivity stays what it was.
+    """
+    rows, units, rejected = _same_shape(block, width)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        rejected += [Rejected(unit=int(unit), reason="NaN or infinity") for unit in units[~finite]]
+        rows, units = rows[finite], units[finite]
+    return rows, units, tuple(rejected)
+
+
+def _same_shape(block: Block, width: int) -> tuple[Matrix, Indices, list[Rejected]]:
+    if isinstance(block.rows, np.ndarray) and block.rows.ndim == 2 and block.rows.shape[1] == width:
+        return block.rows, block.units, []
+    good: list[int] = []
+    rejected: list[Rejected] = []
+    for position, row in enumerate(block.rows):
+        if np.shape(row) == (width,):
+            good.append(position)
+        else:
+            reason = f"shape {np.shape(row)} instead of ({width},)"
+            rejected.append(Rejected(unit=int(block.units[position]), reason=reason))
+    kept = [np.asarray(block.rows[i], dtype=np.float32) for i in good]
+    return np.stack(kept) if kept else np.zeros((0, width), np.float32), block.units[good], rejected
+
+
+def clip_factors(rows: NDArray[np.float64], *, clip_norm: float) -> Vector:
+    """Return min(1, C / norm) for each row; 1 for a zero row."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return np.asarray(clip_norm / np.maximum(norms, clip_norm))
+
+
+def clipped_sum(rows: Matrix, *, clip_norm: float) -> Vector:
+    """Return the sum of rows, each scaled to L2 norm at most `clip_norm` over all its coordinates together."""
+    wide = rows.astype(np.float64)
+    return np.asarray(np.einsum("i,ij->j", clip_factors(wide, clip_norm=clip_norm), wide))

@@ -1,0 +1,143 @@
+"""Engines run the clients of a round: one method, so that in-process, network and device engines are exchangeable.
+
+In process, the units of a cohort are vectorised in one graph and cut into chunks that fit in memory.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import _rng
+from dpaudit.config import TrainingSection
+from dpaudit.federated.clients import ClientFunctions
+from dpaudit.federated.clipping import Block
+from dpaudit.federated.data import Dataset
+from dpaudit.federated.sampling import Cohort
+
+Vector = NDArray[np.float64]
+Indices = NDArray[np.int64]
+CHUNK_BYTES = 128 * 2**20
+
+
+class Engine(Protocol):
+    """Computes the contributions of a cohort's units; never clips, never sums, never sees noise."""
+
+    @property
+    def parameters(self) -> int:
+        """Width of a contribution."""
+
+    @property
+    def direction(self) -> float:
+        """+1 where contributions are gradients, -1 where they are weight updates (descent directions)."""
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
+        """Yield the contributions of `cohort.units`, in blocks."""
+
+
+def _dropout_seed(root: int, number: int) -> tuple[int, int]:
+    return _rng.seed_of(root, "model-dropout", number), _rng.seed_of(root, "model-dropout", number, 1)
+
+
+def _chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
+    size = max(1, CHUNK_BYTES // max(bytes_per_unit, 1))
+    for start in range(0, units.size, size):
+        yield units[start : start + size]
+
+
+class FedSgdEngine:
+    """One gradient per sampled example, at the global weights (dp-fedsgd)."""
+
+    direction = 1.0
+
+    def __init__(self, functions: ClientFunctions, data: Dataset, *, root: int) -> None:
+        """Place the data once; units are positions in `data`."""
+        import tensorflow as tf
+
+        self._functions, self._root = functions, root
+        self._x, self._y = tf.constant(data.x), tf.constant(data.y)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return self._functions.parameters
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
+        """Yield per-example gradients; nothing for an empty cohort."""
+        seed = _dropout_seed(self._root, cohort.number)
+        for units in _chunks(cohort.units, 32 * self.parameters):
+            rows = self._functions.per_example_gradients(weights, self._x, self._y, units, seed=seed)
+            yield Block(units=units, rows=rows)
+
+
+class FedAvgEngine:
+    """Local epochs of SGD on every client of the cohort; the contribution is local minus global weights (dp-fedavg)."""
+
+    direction = -1.0
+
+    def __init__(self, functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> None:
+        """Place the data once; units are client ids 0..K-1 of `data.client`."""
+        import tensorflow as tf
+
+        self._functions, self._training, self._root = functions, training, root
+        self._x: Any = tf.constant(data.x)
+        self._y: Any = tf.constant(data.y)
+        self._table, self._sizes = example_table(np.asarray(data.client))
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return self._functions.parameters
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
+        """Yield local updates; nothing for an empty cohort."""
+        seed = _dropout_seed(self._root, cohort.number)
+        rng = _rng.stream(self._root, "local-order", cohort.number)
+        examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
+        for units in _chunks(cohort.units, 4 * (4 * self.parameters + 2 * examples)):
+            index, mask = self._batches(rng, units)
+            rows = self._functions.local_updates(
+                weights,
+                self._x,
+                self._y,
+                index=index,
+                mask=mask,
+                learning_rate=self._training.local_learning_rate,
+                seed=seed,
+            )
+            yield Block(units=units, rows=rows)
+
+    def _batches(self, rng: np.random.Generator, units: Indices) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last."""
+        epochs, size = self._training.local_epochs, self._training.local_batch_size
+        longest = int(self._sizes[units].max())
+        padded = -(-longest // size) * size
+        table, sizes = self._table[units, :longest], self._sizes[units]
+        keys = rng.random((units.size, epochs, longest), dtype=np.float32)
+        keys[np.broadcast_to(np.arange(longest) >= sizes[:, None, None], keys.shape)] = 2.0
+        order = np.argsort(keys, axis=2, kind="stable")
+        index = np.zeros((units.size, epochs, padded), dtype=np.int32)
+        index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
+        present = np.arange(padded) < sizes[:, None, None]
+        mask = np.broadcast_to(present, index.shape).astype(np.float32)
+        shape = (units.size, epochs * padded // size, size)
+        return index.reshape(shape), mask.reshape(shape)
+
+
+def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices]:
+    """Return the positions of every client's examples, (K, longest) padded with 0, and how many each has (K,)."""
+    sizes = np.bincount(client)
+    order = np.argsort(client, kind="stable").astype(np.int32)
+    table = np.zeros((sizes.size, int(sizes.max())), dtype=np.int32)
+    starts = np.cumsum(sizes) - sizes
+    owner = client[order]
+    table[owner, np.arange(order.size) - starts[owner]] = order
+    return table, sizes
+
+
+def make_engine(functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
+    """Return the in-process engine of the configured algorithm."""
+    if training.algorithm == "dp-fedavg":
+        return FedAvgEngine(functions, data, training, root=root)
+    return FedSgdEngine(functions, data, root=root)

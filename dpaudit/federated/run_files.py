@@ -1,0 +1,206 @@
+"""The files of a training run, and how to read them.
+
+    ledger.jsonl                       what was spent
+    run.json                           sizes and plan, written before the first round
+    observations/canaries.f32          per round: the noisy sum on each canary's coordinate, in clip norms
+    observations/eligible.bits         per round: the clients that answered
+    observations/canary_client.npy     the client of each canary
+    coins/coins.npz                    which canaries are in; nothing else may read it before scores exist
+    private/                           readable by the owner only: root seed, checkpoint, who was sampled
+    model.keras, result.json           written at the end
+
+Who was sampled, and the exact counts in the ledger, are for the auditor: epsilon does not cover publishing them.
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import serialize
+from dpaudit.errors import DataError
+
+Bools = NDArray[np.bool_]
+
+LEDGER = "ledger.jsonl"
+RUN = "run.json"
+RESULT = "result.json"
+MODEL = "model.keras"
+OBSERVATIONS = "observations/canaries.f32"
+ELIGIBLE = "observations/eligible.bits"
+CANARY_CLIENT = "observations/canary_client.npy"
+COINS = "coins/coins.npz"
+ROOT = "private/root.json"
+CHECKPOINT = "private/checkpoint.npz"
+PARTICIPATION = "private/participation.bits"
+CANARY_PARTICIPATION = "private/canary_participation.bits"
+DRAWS = "private/draws.i32"
+MARKERS = (ROOT, LEDGER, RUN, RESULT, MODEL, COINS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """What a run left, coins and participation apart.
+
+    `observations` float32 (rounds_done, m) is read from disk as it is used. `eligible` (rounds_done, clients) says
+    which clients answered. `canary_client` (m,) is the client that holds each canary; for client-level privacy its
+    own id, clients + j. `holdout_accuracy` is None until the run is complete. `noise_draws` counts the different
+    (round, attempt) pairs for which noise was drawn.
+    """
+
+    out: Path
+    rounds_done: int
+    rounds_planned: int
+    clients: int
+    units: int
+    example_level: bool
+    ledger: Path
+    model: Path
+    observations: NDArray[np.float32]
+    eligible: Bools
+    canary_client: NDArray[np.int64]
+    holdout_accuracy: float | None
+    noise_draws: int
+    complete: bool
+
+    def canary_eligible(self) -> Bools:
+        """Return (rounds_done, m): could this canary have taken part? A canary client can always."""
+        if self.example_level:
+            return np.asarray(self.eligible[:, self.canary_client])
+        return np.ones((self.rounds_done, self.canary_client.size), dtype=np.bool_)
+
+
+def stored_root(out: Path) -> int | None:
+    """Return the root seed of the run in `out`, or None if there is no run; data must be prepared with it to resume."""
+    path = out / ROOT
+    if not path.is_file():
+        return None
+    try:
+        return int(serialize.loads(path.read_bytes())["root"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} does not hold the root seed of a run: {error}") from error
+
+
+def _description(out: Path) -> dict[str, Any]:
+    path = out / RUN
+    if not path.is_file():
+        raise DataError(f"{out} holds no training run: there is no {RUN}.")
+    found = serialize.loads(path.read_bytes())
+    if not isinstance(found, dict) or found.get("schema") != "dpaudit.training-run/v1":
+        raise DataError(f"{path} does not describe a training run of schema dpaudit.training-run/v1.")
+    return found
+
+
+def _width(columns: int) -> int:
+    """Return the bytes of one round of `columns` bits."""
+    return -(-columns // 8)
+
+
+def _read_bits(path: Path, columns: int, rounds: int) -> Bools:
+    wanted = rounds * _width(columns)
+    data = np.fromfile(path, dtype=np.uint8, count=wanted) if path.is_file() else np.zeros(0, np.uint8)
+    if data.size != wanted:
+        raise DataError(f"{path} holds fewer than {rounds} rounds; the run's files do not belong together.")
+    bits = np.unpackbits(data.reshape(rounds, _width(columns)), axis=1, count=columns)
+    return bits.astype(np.bool_)
+
+
+def _rounds_in(path: Path, bytes_per_round: int, *, otherwise: int) -> int:
+    if bytes_per_round == 0:
+        return otherwise
+    return path.stat().st_size // bytes_per_round if path.is_file() else 0
+
+
+def rounds_on_disk(out: Path, description: dict[str, Any]) -> int:
+    """Return how many whole rounds all observation files hold."""
+    planned, canaries = int(description["rounds"]), int(description["canaries"])
+    sizes = [
+        (OBSERVATIONS, 4 * canaries),
+        (ELIGIBLE, _width(int(description["clients"]))),
+        (PARTICIPATION, _width(int(description["units"]))),
+        (CANARY_PARTICIPATION, _width(canaries)),
+    ]
+    return min(_rounds_in(out / name, size, otherwise=planned) for name, size in sizes)
+
+
+def _observations(path: Path, rounds: int, canaries: int) -> NDArray[np.float32]:
+    if rounds * canaries == 0:
+        return np.zeros((rounds, canaries), dtype=np.float32)
+    return np.memmap(path, dtype="<f4", mode="r", shape=(rounds, canaries))
+
+
+def _distinct_draws(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    pairs = np.fromfile(path, dtype="<i4")
+    return len(np.unique(pairs[: pairs.size // 2 * 2].reshape(-1, 2), axis=0))
+
+
+def open_run(out: Path) -> TrainingRun:
+    """Open the run in `out`, finished or not; coins and participation stay closed.
+
+    Raises: DataError when there is no run, or its files do not belong together.
+    """
+    about = _description(out)
+    rounds, canaries = rounds_on_disk(out, about), int(about["canaries"])
+    result_file = out / RESULT
+    result = serialize.loads(result_file.read_bytes()) if result_file.is_file() else None
+    try:
+        holders = np.load(out / CANARY_CLIENT, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out / CANARY_CLIENT} cannot be read: {error}") from error
+    return TrainingRun(
+        out=out,
+        rounds_done=rounds,
+        rounds_planned=int(about["rounds"]),
+        clients=int(about["clients"]),
+        units=int(about["units"]),
+        example_level=bool(about["example_level"]),
+        ledger=out / LEDGER,
+        model=out / MODEL,
+        observations=_observations(out / OBSERVATIONS, rounds, canaries),
+        eligible=_read_bits(out / ELIGIBLE, int(about["clients"]), rounds),
+        canary_client=holders.astype(np.int64),
+        holdout_accuracy=None if result is None else float(result["holdout_accuracy"]),
+        noise_draws=_distinct_draws(out / DRAWS),
+        complete=result is not None,
+    )
+
+
+def load_coins(out: Path) -> Bools:
+    """Return (m,) which canaries are in. Only the code that joins coins and finished scores may call this."""
+    try:
+        with np.load(out / COINS, allow_pickle=False) as archive:
+            return np.asarray(archive["coins"], dtype=np.bool_)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{out / COINS} cannot be read: {error}") from error
+
+
+def load_participation(out: Path) -> Bools:
+    """Return (rounds_done, units) which units contributed, for the check of the sampler."""
+    about = _description(out)
+    return _read_bits(out / PARTICIPATION, int(about["units"]), rounds_on_disk(out, about))
+
+
+def load_canary_participation(out: Path) -> Bools:
+    """Return (rounds_done, m) which canaries contributed (coin in and sampled)."""
+    about = _description(out)
+    return _read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
+
+
+def predict_logits(model_path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logits (n, classes) of a saved .keras model; raise DataError when it cannot be read."""
+    from dpaudit.federated import models
+
+    return models.logits_of(models.load_model(model_path), x)
+
+
+def npz_bytes(**arrays: Any) -> bytes:
+    """Return arrays as the bytes of an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

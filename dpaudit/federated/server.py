@@ -1,0 +1,227 @@
+"""The server: it alone owns what privacy rests on.
+
+Cohorts over stable ids, the finite check, the clip, the sum, the noise on the sum, the fixed public denominator, the
+optimizer on the noised mean, and the ledger. Engines bring contributions and nothing else.
+
+One round is: `cohort` -> an engine -> `collect` (screen, clip, sum; exact, in memory, never leaves) -> `release`
+(noise, ledger line) -> `apply`. What leaves the server is the noised vector only.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit.config import TrainingSection
+from dpaudit.federated import canaries as canary
+from dpaudit.federated import sampling
+from dpaudit.federated.aggregation import Aggregator, Noised
+from dpaudit.federated.clipping import Block, Rejected, screen
+from dpaudit.federated.mechanism import sampled
+from dpaudit.federated.optimizers import ServerOptimizer
+from dpaudit.federated.sampling import Cohort, Population
+from dpaudit.ledger import PrivacyLedger
+
+Vector = NDArray[np.float64]
+_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What does not change during a run. `direction` is +1 for gradients, -1 for weight updates."""
+
+    training: TrainingSection
+    population: Population
+    canaries: canary.Canaries
+    root: int
+    direction: float
+
+    @property
+    def denominator(self) -> float:
+        """The fixed, public divisor of the sum."""
+        return sampling.expected_contributions(self.training, self.population)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The exact sum of a round, which must not leave the server, and what is recorded about it.
+
+    `arrived` (units,) marks the invited units that sent anything, `accepted` counts those that were summed,
+    `canaries` (m,) marks the canaries that took part.
+    """
+
+    cohort: Cohort
+    total: Vector
+    arrived: NDArray[np.bool_]
+    accepted: int
+    rejected: tuple[Rejected, ...]
+    canaries: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The noised sum of a round: (parameters + canaries,). `replayed` when the ledger already held it."""
+
+    number: int
+    attempt: int
+    vector: Vector
+    replayed: bool
+
+
+class Server:
+    """The server of one run. `weights` float64 (parameters,) is its only state beside the optimizer's."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        aggregator: Aggregator,
+        optimizer: ServerOptimizer,
+        weights: Vector,
+        ledger: PrivacyLedger,
+        on_draw: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Set up.
+
+        Args:
+            plan: what does not change.
+            aggregator: clips, sums and noises.
+            optimizer: applied to the noised mean.
+            weights: initial weights (parameters,).
+            ledger: where every release is recorded before it is used; rounds it already holds are replayed.
+            on_draw: called with (round, attempt) before each draw of noise.
+        """
+        self.weights, self.optimizer = weights, optimizer
+        self._plan, self._aggregator, self._ledger = plan, aggregator, ledger
+        self._on_draw = on_draw or (lambda _number, _attempt: None)
+        self._recorded = _recorded_rounds(ledger)
+        self._noted = {(e.facts["what"], e.facts.get("round")) for e in ledger.entries if e.type == "note"}
+
+    def cohort(self, number: int) -> Cohort:
+        """Draw the cohort of round `number`."""
+        return sampling.draw(self._plan.training, self._plan.population, root=self._plan.root, number=number)
+
+    def collect(self, cohort: Cohort, blocks: Iterable[Block]) -> Collected:
+        """Screen, clip and sum the contributions of a cohort and of the canaries that take part.
+
+        A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects.
+        """
+        plan, parameters = self._plan, self.weights.size
+        present = canary.takes_part(plan.canaries, plan.training, cohort, root=plan.root)
+        arrived = np.zeros(plan.population.units, dtype=np.bool_)
+        total = np.zeros(parameters + plan.canaries.count)
+        accepted = 0
+        rejected: list[Rejected] = []
+        for block in blocks:
+            invited, strangers = _invited(block, cohort, arrived)
+            rows, _, unfit = screen(invited, width=parameters)
+            total += self._aggregator.clipped_sum(np.pad(rows, ((0, 0), (0, plan.canaries.count))))
+            accepted += len(rows)
+            rejected += [*strangers, *unfit]
+        for block in canary.contributions(
+            plan.canaries, present, parameters=parameters, clip_norm=plan.training.clip_norm
+        ):
+            rows, _, unfit = screen(block, width=total.size)
+            total += self._aggregator.clipped_sum(rows)
+            rejected += unfit
+        return Collected(
+            cohort=cohort, total=total, arrived=arrived, accepted=accepted, rejected=tuple(rejected), canaries=present
+        )
+
+    def release(self, collected: Collected) -> Release:
+        """Noise the sum and record the release; a release that the ledger already holds is reproduced, not repeated.
+
+        A replayed round draws the noise that it drew before. If the result has the recorded digest it is the very
+        same release, and costs nothing more. If not (another machine, another library: the sum differs in its last
+        bits), showing the same noise on another sum would reveal their difference, so the round is noised afresh
+        as the next attempt and recorded as one more event.
+        """
+        number = collected.cohort.number
+        known = self._recorded.get(number, [])
+        for attempt, stated in enumerate(known):
+            noised = self._noise(collected.total, number, attempt)
+            if _digest(noised.vector) == stated:
+                return Release(number=number, attempt=attempt, vector=noised.vector, replayed=True)
+        attempt = len(known)
+        noised = self._noise(collected.total, number, attempt)
+        self._record(collected, noised, attempt)
+        return Release(number=number, attempt=attempt, vector=noised.vector, replayed=False)
+
+    def _noise(self, total: Vector, number: int, attempt: int) -> Noised:
+        self._on_draw(number, attempt)
+        return self._aggregator.noised(total, root=self._plan.root, number=number, attempt=attempt)
+
+    def _note_once(self, what: str, number: int, **facts: object) -> None:
+        if (what, number) not in self._noted:
+            self._ledger.note(what, round=number, **facts)
+            self._noted.add((what, number))
+
+    def _record(self, collected: Collected, noised: Noised, attempt: int) -> None:
+        cohort, number = collected.cohort, collected.cohort.number
+        refused = collected.rejected
+        if refused:
+            named = [{"unit": item.unit, "reason": item.reason} for item in refused[:_NAMED]]
+            self._note_once("contributions rejected before the sum", number, count=len(refused), first=named)
+        digest = _digest(noised.vector)
+        facts = {} if attempt == 0 else {"attempt": attempt}
+        self._ledger.record(
+            sampled(self._plan.training, noised.event),
+            round=number,
+            expected=self._plan.denominator,
+            realised_clients=int(np.count_nonzero(cohort.answered)),
+            realised_units=collected.accepted,
+            dropouts=cohort.dropouts,
+            rejected=len(refused),
+            noise_stddev=self._aggregator.noise_stddev,
+            release_sha256=digest,
+            **facts,
+        )
+        self._recorded.setdefault(number, []).append(digest)
+
+    def apply(self, release: Release) -> None:
+        """Divide the model's part of the release by the fixed denominator and step the optimizer."""
+        mean = release.vector[: self.weights.size] / self._plan.denominator
+        self.weights = self.optimizer.step(self.weights, self._plan.direction * mean)
+
+    def run_round(
+        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block]]
+    ) -> tuple[Collected, Release]:
+        """Do one whole round with an engine's `run_cohort`; return what was collected and released."""
+        cohort = self.cohort(number)
+        collected = self.collect(cohort, run_cohort(self.weights, cohort))
+        release = self.release(collected)
+        self.apply(release)
+        return collected, release
+
+
+def _invited(block: Block, cohort: Cohort, arrived: NDArray[np.bool_]) -> tuple[Block, list[Rejected]]:
+    """Return the part of a block that comes from units of the cohort for the first time; mark them as arrived."""
+    fresh: list[int] = []
+    strangers: list[Rejected] = []
+    expected = np.isin(block.units, cohort.units)
+    for position, unit in enumerate(block.units.tolist()):
+        if not expected[position]:
+            strangers.append(Rejected(unit=unit, reason="not in this round's cohort"))
+        elif arrived[unit]:
+            strangers.append(Rejected(unit=unit, reason="sent a second time"))
+        else:
+            arrived[unit] = True
+            fresh.append(position)
+    if not strangers:
+        return block, strangers
+    return Block(units=block.units[fresh], rows=[block.rows[position] for position in fresh]), strangers
+
+
+def _digest(vector: Vector) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f8").tobytes()).hexdigest()
+
+
+def _recorded_rounds(ledger: PrivacyLedger) -> dict[int, list[str]]:
+    """Return the digests of the releases that a ledger holds, by round, in the order of the attempts."""
+    recorded: dict[int, list[str]] = {}
+    for entry in ledger.events():
+        if "round" in entry.facts and "release_sha256" in entry.facts:
+            recorded.setdefault(int(entry.facts["round"]), []).append(str(entry.facts["release_sha256"]))
+    return recorded

@@ -1,0 +1,229 @@
+"""Federated training with differential privacy, recorded round by round, resumable after a kill at any moment."""
+
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import __version__, _rng, _validate
+from dpaudit.config import RunConfig
+from dpaudit.errors import DataError
+from dpaudit.federated import canaries as canary
+from dpaudit.federated import clients, engine, models
+from dpaudit.federated.aggregation import Aggregator, make_aggregator
+from dpaudit.federated.data import Dataset, FederatedData
+from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
+from dpaudit.federated.optimizers import make_optimizer
+from dpaudit.federated.run_files import MODEL, RESULT
+from dpaudit.federated.sampling import Population
+from dpaudit.federated.server import Plan, Server
+from dpaudit.records import Unit
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-privacy")
+
+
+def population_of(config: RunConfig, data: FederatedData) -> Population:
+    """Return the units of a run: examples with their clients, or clients.
+
+    Raises: DataError when the training data do not say who holds each example, or somebody holds none.
+    """
+    owner = data.train.client
+    if owner is None or data.train.y.size == 0:
+        raise DataError("the training data must hold examples and say which client holds each.")
+    sizes = np.bincount(owner, minlength=data.clients)
+    if sizes.size != data.clients or sizes.min() == 0:
+        raise DataError(
+            f"empty client: {int((sizes == 0).sum())} of {data.clients} clients hold no example. Leave them out."
+        )
+    return Population(clients=data.clients, client_of=owner if config.claim.unit == Unit.EXAMPLE else None)
+
+
+def data_commitment(data: Dataset, *, root: int) -> str:
+    """Return a salted SHA-256 of the training data: it binds the ledger to them and tells nobody what they are."""
+    digest = hashlib.sha256(_rng.stream(root, "commitment-salt").bytes(32))
+    for array in (data.x, data.y, data.client):
+        if array is not None:
+            digest.update(str((array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"dpaudit": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggregator) -> dict[str, Any]:
+    """Return the facts of the ledger's first line that the trainer knows."""
+    training = config.training
+    return {
+        "unit": config.claim.unit,
+        "relation": config.claim.relation,
+        "algorithm": training.algorithm,
+        "sampler": {
+            "kind": "poisson",
+            "client_rate": training.client_sampling_rate,
+            "example_rate": training.example_sampling_rate,
+            "dropout_rate": training.dropout_rate,
+        },
+        "clip_norm": training.clip_norm,
+        "noise_stddev": aggregator.noise_stddev,
+        "denominator": plan.denominator,
+        "units": plan.population.units,
+        "clients": plan.population.clients,
+        "canaries": plan.canaries.count,
+        "rounds": training.rounds,
+        "aggregator": aggregator.name,
+        "noise_source": aggregator.noise_source,
+        "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configuration (predictable noise)",
+        "data_commitment": data_commitment(data.train, root=plan.root),
+        "versions": _versions(),
+    }
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C so that a round is finished; yield a function that says whether it came.
+
+    A second Ctrl-C interrupts at once (the files are safe at any moment; the round is then replayed on resume).
+    Outside the main thread signals go elsewhere, and nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if came:
+            signal.default_int_handler(number, frame)
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+
+
+def train(
+    config: RunConfig,
+    data: FederatedData,
+    *,
+    root: int,
+    out: Path,
+    noise_multiplier: float,
+    resume: bool,
+    progress: Callable[[int, int], None],
+    ledger_facts: Mapping[str, Any],
+) -> None:
+    """Train, and leave in `out` the ledger, the observations of the canaries, the coins and the model.
+
+    Args:
+        config: the run.
+        data: what `dpaudit.federated.data.prepare` made of it with the same root.
+        root: root seed; on resume that of `run_files.stored_root(out)`.
+        out: folder of the run.
+        noise_multiplier: noise standard deviation on the sum, in clip norms.
+        resume: go on with the run in `out` (or start it, if there is none).
+        progress: called with (rounds done, rounds planned) after each round.
+        ledger_facts: what else the ledger's header should say.
+
+    Raises: OutputExists when `out` holds a run and `resume` is not set; UsageError when it holds another run, or the
+        model cannot be trained privately; KeyboardInterrupt after a Ctrl-C, once the round is finished and saved.
+    """
+    _validate.positive(noise_multiplier=noise_multiplier)
+    population = population_of(config, data)
+    clients.deterministic_tensorflow()
+    model = models.build_model(config.model, data.train.x.shape[1:], data.train.classes, root=root)
+    going_on = claim(out, Identity.of(config, root=root, noise_multiplier=noise_multiplier), resume=resume)
+    if going_on and (out / RESULT).is_file():
+        progress(config.training.rounds, config.training.rounds)
+        return
+    functions = clients.ClientFunctions(model, data.train.x.shape[1:])
+    runner = engine.make_engine(functions, data.train, config.training, root=root)
+    fakes = canary.make_canaries(config.canaries, population, root=root)
+    plan = Plan(training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction)
+    journal = Journal(out, parameters=runner.parameters, canaries=fakes, clip_norm=config.training.clip_norm)
+    facts = {**ledger_facts, "noise_multiplier": noise_multiplier}
+    server = _open_server(config, data, plan, journal, facts=facts, weights=models.get_weights(model))
+    _rounds(server, runner, journal, config, first=_restore(server, journal), progress=progress)
+    models.set_weights(model, server.weights)
+    models.save_model(model, out / MODEL)
+    right = functions.logits(server.weights, data.holdout.x).argmax(axis=1) == data.holdout.y
+    journal.finish(rounds=config.training.rounds, holdout_accuracy=float(right.mean()))
+
+
+def _open_server(
+    config: RunConfig,
+    data: FederatedData,
+    plan: Plan,
+    journal: Journal,
+    *,
+    facts: Mapping[str, Any],
+    weights: NDArray[np.float64],
+) -> Server:
+    """Return the server with its ledger open, after the ledger's header has been checked against the data."""
+    aggregator = make_aggregator(
+        plan.training.aggregator,
+        clip_norm=plan.training.clip_norm,
+        noise_multiplier=facts["noise_multiplier"],
+        noise_factor=config.demonstration.noise_factor,
+    )
+    ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
+    journal.describe(clients=plan.population.clients, units=plan.population.units, rounds=plan.training.rounds)
+    return Server(
+        plan,
+        aggregator=aggregator,
+        optimizer=make_optimizer(plan.training),
+        weights=weights,
+        ledger=ledger,
+        on_draw=journal.draw,
+    )
+
+
+def _restore(server: Server, journal: Journal) -> int:
+    """Bring server and files to the last checkpoint; return the rounds that are done."""
+    checkpoint = journal.load_checkpoint()
+    if checkpoint is not None:
+        server.weights, server.optimizer.state = checkpoint.weights, checkpoint.optimizer
+    done = checkpoint.rounds if checkpoint is not None else 0
+    journal.cut_back(done)
+    return done
+
+
+def _save(server: Server, journal: Journal, rounds: int) -> None:
+    journal.save_checkpoint(Checkpoint(rounds=rounds, weights=server.weights, optimizer=server.optimizer.state))
+
+
+def _rounds(
+    server: Server,
+    runner: engine.Engine,
+    journal: Journal,
+    config: RunConfig,
+    *,
+    first: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    planned, every = config.training.rounds, config.training.checkpoint_every
+    with deferred_interrupt() as interrupted:
+        for number in range(first, planned):
+            collected, release = server.run_round(number, runner.run_cohort)
+            journal.observe(collected, release)
+            done = number + 1
+            if done % every == 0 or done == planned or interrupted():
+                _save(server, journal, done)
+            if interrupted():
+                raise KeyboardInterrupt
+            progress(done, planned)

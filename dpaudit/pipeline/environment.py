@@ -1,0 +1,28 @@
+"""What the run ran on: versions and platform, for the evidence."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dpaudit import __version__
+
+PACKAGES = ("tensorflow", "keras", "tensorflow-privacy", "dp-accounting", "numpy", "scipy", "scikit-learn")
+
+
+def describe() -> dict[str, Any]:
+    """Return versions of Python, the platform and the packages that numbers depend on; None where not installed."""
+    return {
+        "dpaudit": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,248 @@
+"""The whole job: train, account, audit, attack, verify, write evidence, judge. The one place that knows every part."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import accounting, evidence, gate
+from dpaudit.config import RunConfig
+from dpaudit.errors import DataError
+from dpaudit.federated.data import FederatedData, prepare
+from dpaudit.federated.run_files import (
+    TrainingRun,
+    load_canary_participation,
+    load_coins,
+    load_participation,
+    open_run,
+)
+from dpaudit.ledger import PrivacyLedger
+from dpaudit.pipeline import canary_audit, checks, environment, membership, per_step
+from dpaudit.pipeline.design import Design, check_delta, ledger_facts, make_design
+from dpaudit.pipeline.progress import Reporter
+from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
+from dpaudit.policy import Policy
+from dpaudit.records import AccountingSummary, Claim, ScoreSet, Unit, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run produced: the bundle, the accounting behind the verdict, and the verdict."""
+
+    evidence: evidence.Evidence
+    accounting: AccountingSummary
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished training with everything that later stages need."""
+
+    config: RunConfig
+    workspace: Workspace
+    design: Design
+    data: FederatedData
+    run: TrainingRun
+    seconds: float
+
+    @property
+    def units(self) -> int:
+        """Number of protected units in training."""
+        return protected_units(self.config, self.data)
+
+
+def protected_units(config: RunConfig, data: FederatedData) -> int:
+    """Return how many examples, or clients, the claim protects."""
+    return data.clients if config.claim.unit == Unit.CLIENT else len(data.train.y)
+
+
+def train(config: RunConfig, out: Path, *, resume: bool, reporter: Reporter) -> Trained:
+    """Train (or finish training) into `out`; the ledger there says at every moment what was spent."""
+    started = time.monotonic()
+    reporter.stage("loading data")
+    workspace = open_workspace(config, out, resume=resume)
+    data = prepare(config, root=workspace.root)
+    check_delta(config, protected_units(config, data))
+    reporter.stage("fixing the noise")
+    design = _fix_design(config, workspace)
+    workspace = fix_noise(config, workspace, design.noise_multiplier)
+    reporter.stage(f"training with noise multiplier {design.noise_multiplier:.4f}")
+    _train_rounds(config, workspace, design, data, resume=resume, reporter=reporter)
+    return Trained(
+        config=config,
+        workspace=workspace,
+        design=design,
+        data=data,
+        run=open_run(out),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _fix_design(config: RunConfig, workspace: Workspace) -> Design:
+    if workspace.noise_multiplier is None:
+        return make_design(config)
+    fixed = config.model_copy(
+        update={"training": config.training.model_copy(update={"noise_multiplier": workspace.noise_multiplier})}
+    )
+    return make_design(fixed)
+
+
+def _train_rounds(
+    config: RunConfig, workspace: Workspace, design: Design, data: FederatedData, *, resume: bool, reporter: Reporter
+) -> None:
+    from dpaudit.federated.trainer import train as train_federated
+
+    running = accounting.RunningEpsilon(design.round_event, config.claim.delta)
+    train_federated(
+        config,
+        data,
+        root=workspace.root,
+        out=workspace.out,
+        noise_multiplier=design.noise_multiplier,
+        resume=resume,
+        progress=lambda done, total: reporter.rounds(done, total, running.after(done)),
+        ledger_facts=ledger_facts(config, design),
+    )
+
+
+def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Reporter) -> Outcome:
+    """Account, audit, attack and verify a finished training; write the evidence and judge it."""
+    config, root = trained.config, trained.workspace.root
+    reporter.stage("accounting from the ledger")
+    ledger = PrivacyLedger.open(trained.workspace.ledger)
+    summary = accounting.summarize(ledger, delta=config.claim.delta, relation=config.claim.relation)
+    reporter.stage("auditing with canaries")
+    canaries = _audit_canaries(trained)
+    reporter.stage("verifying noise, clip, sampling and ledger")
+    results = [*canaries["checks"], *_verify(trained, ledger)]
+    reporter.stage("attacking the model")
+    pool = membership.make_pool(config, trained.data)
+    observed = membership.observe(config, trained.design, trained.data, pool, trained.run.model, root=root)
+    attacks, attack_scores = membership.run_attacks(config, observed, pool, root=root)
+    results.append(membership.check_comparable(pool, root=root))
+    reporter.stage("writing evidence")
+    bundle = _write(trained, summary, canaries, results, attacks, attack_scores)
+    verdict = gate.evaluate(bundle, policy, today=today or datetime.now(UTC).date(), recomputed=summary)
+    return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
+
+
+def _audit_canaries(trained: Trained) -> dict[str, Any]:
+    """Return bounds, powers, scores, coins and checks of the canaries; all empty when there are none."""
+    config, root, out = trained.config, trained.workspace.root, trained.workspace.out
+    if config.canaries.count == 0:
+        return {"bounds": (), "powers": (), "scores": None, "coins": None, "checks": []}
+    view = canary_audit.CanaryView(observations=trained.run.observations, eligible=trained.run.canary_eligible())
+    raw_scores = canary_audit.score_canaries(config, trained.design, view)
+    coins, present = load_coins(out), load_canary_participation(out)
+    scores = canary_audit.join(raw_scores, coins)
+    bounds = canary_audit.lower_bounds(config, scores, root=root)
+    powers = canary_audit.power(config, trained.design, view, root=root)
+    if per_step.METHOD in config.audit.methods:
+        bounds += (per_step.lower_bound(config, view.observations, present, root=root),)
+        powers += (per_step.power(config, present, root=root),)
+    return {
+        "bounds": bounds,
+        "powers": powers,
+        "scores": raw_scores,
+        "coins": coins,
+        "checks": checks.check_noise(trained.design, view, coins, present),
+        "split": scores,
+    }
+
+
+def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
+    run = trained.run
+    sampling = checks.check_sampling(
+        trained.config,
+        eligible=run.eligible,
+        participation=load_participation(trained.workspace.out),
+        client_of=_client_ids(trained.data),
+    )
+    return [*sampling, *checks.check_ledger(ledger, rounds_run=run.rounds_done, noise_draws=run.noise_draws)]
+
+
+def _client_ids(data: FederatedData) -> NDArray[np.int64]:
+    if data.train.client is None:
+        raise DataError("the training data came without client ids; partition them.")
+    return data.train.client.astype(np.int64)
+
+
+def _training_facts(trained: Trained) -> dict[str, Any]:
+    config = trained.config
+    return {
+        "name": config.run.name,
+        "algorithm": config.training.algorithm,
+        "rounds": trained.run.rounds_done,
+        "clients": trained.data.clients,
+        "units": trained.units,
+        "unit": config.claim.unit,
+        "sampler": trained.design.round_event.__class__.__name__,
+        "client_sampling_rate": config.training.client_sampling_rate,
+        "example_sampling_rate": config.training.example_sampling_rate,
+        "clip_norm": config.training.clip_norm,
+        "noise_multiplier": trained.design.noise_multiplier,
+        "noise_draws": trained.run.noise_draws,
+        "aggregator": config.training.aggregator,
+        "canaries": config.canaries.count,
+        "holdout_accuracy": trained.run.holdout_accuracy,
+        "classes": trained.data.train.classes,
+        "data": trained.data.train.name,
+        "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configured",
+        "seconds": round(trained.seconds, 2),
+    }
+
+
+def _write(
+    trained: Trained,
+    summary: AccountingSummary,
+    canaries: dict[str, Any],
+    results: list[Any],
+    attacks: tuple[Any, ...],
+    attack_scores: dict[str, ScoreSet],
+) -> evidence.Evidence:
+    claim = trained.config.claim
+    curves = {name: evidence.curve_of(scores) for name, scores in attack_scores.items()}
+    arrays = {}
+    if canaries["scores"] is not None:
+        curves["canaries"] = evidence.curve_of(canaries["split"])
+        arrays["canaries"] = canaries["scores"]
+    return evidence.write_evidence(
+        trained.workspace.evidence,
+        claim=Claim(
+            epsilon=claim.epsilon,
+            delta=claim.delta,
+            unit=claim.unit,
+            relation=claim.relation,
+            model=trained.config.run.name,
+        ),
+        ledger_path=trained.workspace.ledger,
+        accounting=summary,
+        bounds=canaries["bounds"],
+        attacks=attacks,
+        checks=tuple(results),
+        powers=canaries["powers"],
+        training=_training_facts(trained),
+        environment=environment.describe(),
+        curves=curves,
+        scores=arrays,
+        coins=canaries["coins"],
+    )
+
+
+def run(
+    config: RunConfig, out: Path, *, policy: Policy, resume: bool, today: date | None, reporter: Reporter
+) -> Outcome:
+    """Do the whole job; see the module docstring of `workspace` for what lies where afterwards."""
+    trained = train(config, out, resume=resume, reporter=reporter)
+    return audit(trained, policy=policy, today=today, reporter=reporter)
+
+
+def with_fault(config: RunConfig, *, noise_factor: float) -> RunConfig:
+    """Return the same configuration with noise that is `noise_factor` times what the ledger will say."""
+    fault = config.demonstration.model_copy(update={"noise_factor": noise_factor})
+    named = config.run.model_copy(update={"name": f"{config.run.name} (planted fault)"})
+    return config.model_copy(update={"demonstration": fault, "run": named})

@@ -1,0 +1,12 @@
+"""Statistical tests with a stated error probability: are noise, clip, sampling and ledger what they claim to be?"""
+
+from dpaudit.verification._counts import SamplingCounts as SamplingCounts
+from dpaudit.verification._counts import counts_of_batches as counts_of_batches
+from dpaudit.verification.clipping import check_contribution as check_contribution
+from dpaudit.verification.ledger_checks import check_ledger as check_ledger
+from dpaudit.verification.noise import check_noise_reuse as check_noise_reuse
+from dpaudit.verification.noise import check_noise_scale as check_noise_scale
+from dpaudit.verification.noise import check_noise_shape as check_noise_shape
+from dpaudit.verification.sampling import check_counts as check_counts
+from dpaudit.verification.sampling import check_sampling as check_sampling
+from dpaudit.verification.sampling import check_two_stage as check_two_stage

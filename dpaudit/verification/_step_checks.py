@@ -1,0 +1,229 @@
+"""The checks of a training step, on executions that were collected beforehand."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from dpaudit.records import CheckResult, Status
+from dpaudit.verification import _step_canaries as canary
+from dpaudit.verification._results import DETECTION, chi2_quantile
+from dpaudit.verification._step_runs import Effect, Runs, as_tensors, difference, execute, rounding
+from dpaudit.verification._step_types import Batch, StepClaim
+
+SLACK = 1e-4
+"""Relative: float32 arithmetic may put a contribution this far above the clip norm."""
+SAME_SIZE = 1e-3
+"""Relative change of the noise with the batch size that counts as rounding."""
+WEAK = 0.5
+"""Canaries that move the release less than this share of what is allowed have not reached the clip."""
+
+
+def exact(check: str, status: Status, detail: str, refuted: str | None = None) -> CheckResult:
+    return CheckResult(id=check, status=status, detail=detail, refuted=refuted if status == Status.FAIL else None)
+
+
+def seeded(runs: Runs) -> CheckResult:
+    """The same seed must give the same release."""
+    scale = runs.noise.norm or 1.0
+    share = runs.repeatable / scale
+    if share <= SAME_SIZE:
+        return exact("step.seeded", Status.PASS, f"two executions with one seed differ by {share:.2g} of the noise.")
+    detail = (
+        f"two executions with one seed differ by {share:.2g} of the noise: seed every generator that the step uses."
+    )
+    return exact("step.seeded", Status.INCONCLUSIVE, detail)
+
+
+def randomness(runs: Runs) -> CheckResult:
+    """The noise must be the same draw whatever the batch; else its generator is shared with data-dependent draws."""
+    if runs.aligned:
+        return exact("step.randomness", Status.PASS, "the noise does not depend on the batch.")
+    detail = (
+        f"with one more unit the noise is another one (cosine {runs.same_draw:.2g}): it depends on the data. Give the "
+        "noise its own generator, and draw it once per step."
+    )
+    return exact("step.randomness", Status.INCONCLUSIVE, detail)
+
+
+# Sensitivity over noise
+
+
+def _lower_mu(effect: Effect, runs: Runs, error: float) -> float:
+    """Return the lower confidence limit of the canary's effect over the noise, valid with probability 1 - error.
+
+    With noise of one scale tau in K coordinates, |N|^2 / tau^2 is chi-square(K), so that
+    P[|change| sqrt(chi2_{K; e}) / |N| <= |change| / tau] = 1 - e. With a scale per tensor the same holds for each
+    of L tensors at e / L, and mu^2 adds up over tensors. Each version gets half of the error.
+    """
+    squares, freedom = runs.noise.squares, runs.noise.freedom
+    used = [i for i, k in enumerate(freedom) if k > 0]
+    change = math.sqrt(sum(effect.norms[i] ** 2 for i in used))
+    total = sum(squares[i] for i in used)
+    whole = change * math.sqrt(chi2_quantile(error / 2, sum(freedom[i] for i in used)) / total)
+    parts = sum(effect.norms[i] ** 2 * chi2_quantile(error / 2 / len(used), freedom[i]) / squares[i] for i in used)
+    return max(whole, math.sqrt(parts))
+
+
+def _p_value(effect: Effect, runs: Runs, limit: float) -> float:
+    """Return the smallest error at which the lower limit exceeds `limit`."""
+    if _lower_mu(effect, runs, 1 - 1e-9) <= limit:
+        return 1.0
+    low, high = -700.0, 0.0  # natural logarithm of the error
+    if _lower_mu(effect, runs, math.exp(low)) > limit:
+        return math.exp(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _lower_mu(effect, runs, math.exp(middle)) > limit else (middle, high)
+    return math.exp(high)
+
+
+def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
+    """Test that no canary moves the release by more than the noise is claimed to hide.
+
+    No correction for the number of canaries: given the batch, each effect is a number; only the noise is random.
+    """
+    check = "step.sensitivity"
+    if not runs.aligned or seeded(runs).status != Status.PASS:
+        detail = "contributions cannot be told from noise, because the noise is not reproducible; see above."
+        return CheckResult(id=check, status=Status.INCONCLUSIVE, detail=detail, significance=share)
+    effects = [effect for effect in (*runs.effects, *runs.poison) if effect.problem is None]
+    if not effects:
+        detail = "every canary crashed the step or made it release NaN; see step.robust."
+        return CheckResult(id=check, status=Status.INCONCLUSIVE, detail=detail, significance=share)
+    worst = max(effects, key=lambda effect: _lower_mu(effect, runs, share))
+    mu, limit = _lower_mu(worst, runs, share), 1 / claim.noise_multiplier
+    freedom = sum(runs.noise.freedom)
+    point = math.sqrt(sum(norm**2 for norm in worst.norms) * freedom / sum(runs.noise.squares))
+    status = Status.FAIL if mu > limit * (1 + SLACK) else Status.PASS
+    weak = status == Status.PASS and point < WEAK * limit
+    return CheckResult(
+        id=check,
+        status=Status.INCONCLUSIVE if weak else status,
+        statistic=mu,
+        threshold=limit,
+        p_value=_p_value(worst, runs, limit * (1 + SLACK)),
+        detail=_sensitivity_detail(worst, claim, mu, point, len(effects), weak=weak),
+        minimum_detectable=1 - math.sqrt(chi2_quantile(share / 2, freedom) / chi2_quantile(DETECTION, freedom)),
+        refuted=f"noise multiplier {claim.noise_multiplier:.6g}" if status == Status.FAIL else None,
+        significance=share,
+        n=freedom,
+    )
+
+
+def _sensitivity_detail(worst: Effect, claim: StepClaim, mu: float, point: float, canaries: int, *, weak: bool) -> str:
+    if mu == 0:
+        return f"none of {canaries} canaries moved the release: the step ignores its data, or the canaries missed."
+    text = f"of {canaries} canaries {worst.name!r} moves the release most: effective noise multiplier {1 / point:.4g}, "
+    text += f"at most {1 / mu:.4g} with confidence, claimed {claim.noise_multiplier:.4g}"
+    text += _epsilon_text(claim, 1 / mu)
+    text += "; minimum_detectable is a relative shortfall of the noise multiplier."
+    if weak:
+        text = "the canaries did not reach the clip, or there is far more noise than claimed: " + text
+    return text
+
+
+def _epsilon_text(claim: StepClaim, effective: float) -> str:
+    """Return what the accountant says when every step is like this one."""
+    if claim.steps is None or claim.delta is None:
+        return ""
+    from dpaudit import accounting, events
+
+    def epsilon(z: float) -> float:
+        gaussian: events.Event = events.Gaussian(noise_multiplier=z)
+        if claim.sampling_rate < 1:
+            gaussian = events.PoissonSampled(sampling_rate=claim.sampling_rate, event=gaussian)
+        return accounting.epsilon(events.SelfComposed(event=gaussian, count=claim.steps or 1), claim.delta or 0.5)
+
+    if effective >= claim.noise_multiplier:
+        return f" (epsilon {epsilon(claim.noise_multiplier):.4g} at delta {claim.delta:g} if every step is like this)"
+    return (
+        f" (epsilon at least {epsilon(effective):.4g} instead of {epsilon(claim.noise_multiplier):.4g} at delta "
+        f"{claim.delta:g} if every step is like this)"
+    )
+
+
+# How many came, and what they sent
+
+
+def _sizes(runs: Runs) -> Iterator[tuple[str, Batch]]:
+    batch, units = runs.step.batch, len(runs.step.batch[0])
+    yield "twice the batch", canary.repeated(batch, 2)
+    yield "half the batch", tuple(array[: units // 2] for array in batch)
+    wanted = runs.step.test_empty
+    if wanted or (wanted is None and runs.step.kind == "updates"):
+        yield "an empty batch", tuple(array[:0] for array in batch)
+
+
+def denominator(runs: Runs) -> list[CheckResult]:
+    """The noise must not depend on how many units came: the divisor is fixed and public (arXiv:2605.15648)."""
+    check, refuted = "step.denominator", "noise that does not depend on the realised batch"
+    if runs.step.fixed_size:
+        return []
+    if not runs.aligned or seeded(runs).status != Status.PASS:
+        return [exact(check, Status.INCONCLUSIVE, "the noise is not reproducible; see above.")]
+    ratios = []
+    for name, batch in _sizes(runs):
+        try:
+            apart = difference(execute(runs.step, batch, runs.seed), execute(runs.step, batch, runs.seed + 1))
+        except Exception as error:
+            return [exact(check, Status.FAIL, f"{name} crashed: {type(error).__name__}: {error}", refuted)]
+        size = float(np.sqrt(sum(float(v @ v) for v in apart))) / math.sqrt(2)
+        if not math.isfinite(size):
+            return [exact(check, Status.FAIL, f"{name} releases NaN or infinity.", refuted)]
+        ratios.append((name, size / runs.noise.norm))
+    name, ratio = max(ratios, key=lambda item: abs(math.log(item[1])) if item[1] > 0 else math.inf)
+    text = ", ".join(f"{value:.4g} with {which}" for which, value in ratios)
+    holds = abs(ratio - 1) <= SAME_SIZE
+    result = exact(check, Status.PASS if holds else Status.FAIL, f"noise relative to the batch's: {text}.", refuted)
+    return [replace(result, statistic=ratio, threshold=1.0)]
+
+
+def robust(runs: Runs) -> list[CheckResult]:
+    """No contribution may crash the step, or come through as NaN."""
+    bad = [effect for effect in (*runs.effects, *runs.poison) if effect.problem is not None]
+    if not bad:
+        names = ", ".join(effect.name for effect in runs.poison)
+        return [exact("step.robust", Status.PASS, f"survived: {names}, and {len(runs.effects)} canaries.")]
+    text = "; ".join(f"{effect.name!r} {effect.problem}" for effect in bad[:5])
+    return [exact("step.robust", Status.FAIL, f"{text}.", "no contribution decides whether there is a release")]
+
+
+def carry_over(runs: Runs) -> list[CheckResult]:
+    """Nothing of one batch may be left in the next release (gradients that were not reset)."""
+    check, step = "step.carry-over", runs.step
+    if step.second is None:
+        return []
+    if not runs.aligned or seeded(runs).status != Status.PASS:
+        return [exact(check, Status.INCONCLUSIVE, "the noise is not reproducible; see above.")]
+    name, row = next(canary.canaries(step))
+    grow = canary.replaced if step.fixed_size else canary.added
+    try:
+        plain = as_tensors(step.second(step.batch, step.batch, runs.seed))
+        after = as_tensors(step.second(grow(step.batch, row), step.batch, runs.seed))
+    except Exception as error:
+        return [exact(check, Status.INCONCLUSIVE, f"two steps cannot be run: {type(error).__name__}: {error}")]
+    left = math.sqrt(sum(float(v @ v) for v in difference(after, plain)))
+    share = left / runs.noise.norm
+    detail = f"canary {name!r} of the first batch moves the second release by {share:.2g} of the noise."
+    holds = left <= sum(rounding(plain)) + SAME_SIZE * runs.noise.norm
+    return [exact(check, Status.PASS if holds else Status.FAIL, detail, "each batch is used once")]
+
+
+def adaptive_clip(runs: Runs) -> list[CheckResult]:
+    """Adaptive clipping must raise the clip norm when everything is clipped, and lower it when nothing is."""
+    check, step = "step.adaptive-clip", runs.step
+    if step.next_clip is None or step.kind != "updates":
+        return []
+    tensors = step.batch[:-1] if step.weighted else step.batch
+
+    def scaled(factor: float) -> Batch:
+        return (*((array * factor).astype(array.dtype) for array in tensors), *step.batch[len(tensors) :])
+
+    try:
+        high, low = step.next_clip(scaled(1e6), runs.seed), step.next_clip(scaled(1e-6), runs.seed)
+    except Exception as error:
+        return [exact(check, Status.INCONCLUSIVE, f"the next clip norm is not known: {type(error).__name__}: {error}")]
+    detail = f"next clip norm {high:.4g} when everything is clipped, {low:.4g} when nothing is."
+    return [exact(check, Status.PASS if high > low else Status.FAIL, detail, "adaptive clipping towards a quantile")]

@@ -1,0 +1,133 @@
+"""The ledger against what ran: rounds, draws of noise, noise per round, denominators. Exact checks, no probability."""
+
+import math
+from collections.abc import Sequence
+
+from dpaudit import events as ev
+from dpaudit.ledger import LedgerEntry, PrivacyLedger
+from dpaudit.records import CheckResult, Status
+
+TOLERANCE = 1e-6
+"""Relative: noise and clip pass through float32 in some aggregators."""
+
+
+def check_ledger(
+    ledger: PrivacyLedger, *, rounds_run: int | None = None, noise_draws: int | None = None
+) -> list[CheckResult]:
+    """Check a training ledger for gaps and against what is known of the run.
+
+    * `ledger.rounds`: rounds are numbered without gaps, attempts within a round too, and there are `rounds_run`;
+    * `ledger.draws`: one event for each draw of noise (left out when `noise_draws` is None);
+    * `ledger.noise`: every round's `noise_stddev` is the header's noise multiplier times the clip norm, and no event
+      counts on more noise than that;
+    * `ledger.denominator`: every round was divided by the same public number.
+
+    Events without a `round` (releases accounted for elsewhere) are not rounds and are left alone. What the ledger
+    does not say is INCONCLUSIVE.
+
+    Args:
+        ledger: an intact ledger.
+        rounds_run: rounds that the trainer says it ran.
+        noise_draws: different draws of noise that the trainer made.
+    """
+    rounds = [entry for entry in ledger.events() if "round" in entry.facts]
+    if not rounds:
+        return [
+            _result("ledger.rounds", None, "the ledger records no round: nothing ran, or it ran without recording.")
+        ]
+    results = [_rounds(rounds, rounds_run)]
+    if noise_draws is not None:
+        results.append(_draws(rounds, noise_draws))
+    return [*results, _noise(ledger, rounds), _denominator(ledger, rounds)]
+
+
+def _result(
+    check: str, holds: bool | None, detail: str, *, refuted: str = "the ledger says what ran", n: int = 0
+) -> CheckResult:
+    status = Status.INCONCLUSIVE if holds is None else Status.PASS if holds else Status.FAIL
+    return CheckResult(id=check, status=status, detail=detail, refuted=refuted if status == Status.FAIL else None, n=n)
+
+
+def _rounds(entries: Sequence[LedgerEntry], rounds_run: int | None) -> CheckResult:
+    check = "ledger.rounds"
+    attempts: dict[int, list[object]] = {}
+    for entry in entries:
+        number = entry.facts["round"]
+        if isinstance(number, bool) or not isinstance(number, int):
+            return _result(check, False, f"ledger line {entry.seq + 1}: round {number!r} is not a whole number.")
+        attempts.setdefault(number, []).append(entry.facts.get("attempt", 0))
+    first, last = min(attempts), max(attempts)
+    missing = [number for number in range(first, last + 1) if number not in attempts]
+    twice = [number for number, made in attempts.items() if made != list(range(len(made)))]
+    n = len(attempts)
+    if missing:
+        return _result(
+            check,
+            False,
+            f"{len(missing)} rounds between {first} and {last} are missing, the first is {missing[0]}.",
+            n=n,
+        )
+    if twice:
+        return _result(check, False, f"round {twice[0]} is recorded twice without being a further attempt.", n=n)
+    if first not in (0, 1):
+        return _result(check, False, f"the first recorded round is {first}; the ones before it are missing.", n=n)
+    if rounds_run is not None and rounds_run != n:
+        return _result(check, False, f"the trainer ran {rounds_run} rounds, the ledger holds {n}.", n=n)
+    return _result(check, True, f"rounds {first} to {last} without gaps.", n=n)
+
+
+def _draws(entries: Sequence[LedgerEntry], noise_draws: int) -> CheckResult:
+    events = len(entries)
+    detail = f"{noise_draws} draws of noise, {events} recorded events."
+    return _result("ledger.draws", noise_draws == events, detail, n=events)
+
+
+def gaussian_noise(event: ev.Event | None) -> list[float]:
+    """Return the noise multipliers of every Gaussian inside an event."""
+    if isinstance(event, ev.Gaussian):
+        return [event.noise_multiplier]
+    if isinstance(event, ev.Composed):
+        return [z for item in event.events for z in gaussian_noise(item)]
+    inner = getattr(event, "event", None)
+    return gaussian_noise(inner) if inner is not None else []
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _noise(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult:
+    check = "ledger.noise"
+    multiplier, clip = _number(ledger.facts.get("noise_multiplier")), _number(ledger.facts.get("clip_norm"))
+    if multiplier is None or clip is None or clip <= 0:
+        return _result(check, None, "the ledger's header does not give noise_multiplier and clip_norm.")
+    for entry in entries:
+        line, stddev, counted = entry.seq + 1, _number(entry.facts.get("noise_stddev")), gaussian_noise(entry.event)
+        if stddev is None or not counted:
+            return _result(check, None, f"ledger line {line} does not give noise_stddev, or records no Gaussian event.")
+        if abs(stddev - multiplier * clip) > TOLERANCE * multiplier * clip:
+            detail = f"ledger line {line}: noise_stddev {stddev:.6g}, but {multiplier:.6g} x {clip:.6g} was promised."
+            return _result(check, False, detail, n=len(entries))
+        if max(counted) * clip > stddev * (1 + TOLERANCE):
+            detail = f"ledger line {line} counts on noise multiplier {max(counted):.6g}; {stddev / clip:.6g} was added."
+            return _result(check, False, detail, n=len(entries))
+    return _result(
+        check, True, f"noise of {multiplier:.6g} clip norms in each of {len(entries)} events.", n=len(entries)
+    )
+
+
+def _denominator(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult:
+    check, n = "ledger.denominator", len(entries)
+    recorded = [_number(entry.facts.get("expected")) for entry in entries]
+    promised = _number(ledger.facts.get("denominator"))
+    known = [value for value in recorded if value is not None]
+    if len(known) < n:
+        return _result(check, None, f"{n - len(known)} of {n} rounds do not say what they divided by ('expected').")
+    wanted = known[0] if promised is None else promised
+    for entry, value in zip(entries, known, strict=True):
+        if abs(value - wanted) > TOLERANCE * abs(wanted):
+            detail = f"ledger line {entry.seq + 1} divided by {value:.6g}, not by {wanted:.6g}."
+            return _result(check, False, detail, refuted="a fixed, public denominator", n=n)
+    return _result(check, True, f"every round divided by {wanted:.6g}.", n=n)

@@ -1,0 +1,290 @@
+"""The data of the figures: what each shows, in words and as a table, before anything is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dpaudit.evidence import Curve, Evidence
+from dpaudit.records import BoundStatus, Direction
+from dpaudit.reports.clean import short
+
+Points = tuple[tuple[float, float], ...]
+_TABLE_ROWS = 24
+_DOTS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line, or one set of dots, with its name; `role` chooses colour and dashes."""
+
+    name: str
+    points: Points
+    role: str
+    dots: bool = False
+    errors: tuple[tuple[float, float], ...] = ()
+    """Intervals of y, one for each dot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """One figure: `kind` chooses the drawing, `description` is read aloud, `headers` and `rows` are its data table."""
+
+    id: str
+    kind: str
+    title: str
+    description: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marks: Mapping[str, float] = field(default_factory=dict)
+    edges: tuple[float, ...] = ()
+
+
+def _rate(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _thinned(points: Points, most: int) -> Points:
+    """Keep at most `most` points, evenly, with both ends."""
+    if len(points) <= most:
+        return points
+    step = (len(points) - 1) / (most - 1)
+    return tuple(points[round(i * step)] for i in range(most))
+
+
+def _table(series: tuple[Series, ...]) -> tuple[tuple[str, ...], ...]:
+    return tuple((s.name, _rate(x), _rate(y)) for s in series for x, y in _thinned(s.points, _TABLE_ROWS))
+
+
+def _attack_points(evidence: Evidence, *, miss: bool) -> list[Series]:
+    """Return the measured rates of every attack, as misses or as hits, with their intervals."""
+    found = []
+    for attack in evidence.attacks:
+        measured = [p for p in attack.tpr_at_fpr if p.tpr is not None and p.ci is not None]
+        if not measured:
+            continue
+        points, errors = [], []
+        for p in measured:
+            tpr, (low, high) = p.tpr or 0.0, p.ci or (0.0, 1.0)
+            points.append((p.fpr, 1 - tpr if miss else tpr))
+            errors.append((1 - high, 1 - low) if miss else (low, high))
+        found.append(
+            Series(
+                name=short(attack.attack),
+                points=tuple(points),
+                role=_role(evidence, attack.attack),
+                dots=True,
+                errors=tuple(errors),
+            )
+        )
+    return found
+
+
+def trade_off(evidence: Evidence) -> Plot | None:
+    """Proven trade-off between the two errors of an attacker, with what the audit and the attacks measured."""
+    summary = evidence.accounting
+    if summary is None or not summary.trade_off:
+        return None
+    series = [
+        Series(name="by the accounting: no attack below", points=summary.trade_off, role="proven"),
+        Series(name="blind guessing", points=((0.0, 1.0), (1.0, 0.0)), role="chance"),
+        *_attack_points(evidence, miss=True),
+    ]
+    if canaries := evidence.curves.get("canaries"):
+        dots = tuple((x, 1 - y) for x, y in _thinned(canaries.roc, _DOTS))
+        series.append(Series(name="canary audit, every threshold", points=dots, role="canary", dots=True))
+    return Plot(
+        id="trade-off",
+        kind="line",
+        title="Errors that an attacker cannot avoid",
+        description="False positives against false negatives. By the accounting, every attack lies above the solid "
+        "curve. Dots are measured on samples and scatter around their true place, so that a dot below the curve is no "
+        "proof by itself: the findings compare confidence limits.",
+        x_label="false-positive rate (non-members flagged)",
+        y_label="false-negative rate (members missed)",
+        series=tuple(series),
+        headers=("series", "false-positive rate", "false-negative rate"),
+        rows=_table(tuple(series)),
+    )
+
+
+def _role(evidence: Evidence, name: str) -> str:
+    """An attack looks the same in every figure."""
+    names = [attack.attack for attack in evidence.attacks]
+    place = names.index(name) if name in names else len(names) + _ordered(evidence).index(name)
+    return f"attack{place % 3}"
+
+
+def roc(evidence: Evidence) -> Plot | None:
+    """ROC of the attacks on logarithmic axes, with chance and the proven ceiling."""
+    curves = {name: curve for name, curve in evidence.curves.items() if name != "canaries"}
+    points = _attack_points(evidence, miss=False)
+    if not curves and not points:
+        return None
+    series = [
+        Series(name=short(name), points=curves[name].roc, role=_role(evidence, name)) for name in _ordered(evidence)
+    ]
+    if not series:
+        series = points
+    series.append(Series(name="chance", points=((1e-4, 1e-4), (1.0, 1.0)), role="chance"))
+    summary = evidence.accounting
+    if summary is not None and summary.trade_off:
+        ceiling = tuple((x, 1 - y) for x, y in summary.trade_off if x > 0)
+        series.append(Series(name="ceiling by the accounting", points=ceiling, role="proven"))
+    return Plot(
+        id="roc",
+        kind="log-log",
+        title="Attacks at low false-positive rates",
+        description="True-positive rate against false-positive rate of each membership-inference attack, both axes "
+        "logarithmic. What attackers want is far left; the ceiling is what the accounting allows.",
+        x_label="false-positive rate",
+        y_label="true-positive rate",
+        series=tuple(series),
+        headers=("series", "false-positive rate", "true-positive rate"),
+        rows=_table(tuple(series)),
+    )
+
+
+def _ordered(evidence: Evidence) -> list[str]:
+    """Return the names of attack curves, in the order of the attacks."""
+    order = [attack.attack for attack in evidence.attacks]
+    names = [name for name in evidence.curves if name != "canaries"]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def profile(evidence: Evidence) -> Plot | None:
+    """Epsilon at every delta: one mechanism has many (epsilon, delta) pairs."""
+    summary = evidence.accounting
+    points = tuple((d, e) for d, e in summary.profile if d > 0) if summary is not None else ()
+    if not points:
+        return None
+    claim = evidence.claim
+    return Plot(
+        id="profile",
+        kind="profile",
+        title="One training, many pairs of ε and δ",
+        description="ε by PLD accounting at each δ, and the claimed pair. The curve says more than any one pair.",
+        x_label="δ",
+        y_label="ε",
+        series=(
+            Series(name="by the accounting", points=points, role="proven"),
+            Series(name="claimed", points=((claim.delta, claim.epsilon),), role="claim", dots=True),
+        ),
+        headers=("δ", "ε"),
+        rows=tuple((f"{d:.3g}", f"{e:.4g}") for d, e in _thinned(points, _TABLE_ROWS)),
+    )
+
+
+def rounds(evidence: Evidence) -> Plot | None:
+    """Spent epsilon after each round, with the claim."""
+    summary = evidence.accounting
+    if summary is None or not summary.epsilon_over_rounds:
+        return None
+    points = tuple((float(number), spent) for number, spent in summary.epsilon_over_rounds)
+    claim = evidence.claim.epsilon
+    shown = _thinned(points, _TABLE_ROWS)
+    return Plot(
+        id="rounds",
+        kind="rounds",
+        title="Privacy spent over the rounds",
+        description=f"ε by PLD accounting after each round, at δ {summary.delta:g}, with the claimed ε {claim:g}.",
+        x_label="round",
+        y_label="ε",
+        series=(Series(name="spent by the ledger", points=points, role="proven"),),
+        headers=("round", "ε"),
+        rows=tuple((f"{x:.0f}", f"{y:.4g}") for x, y in shown),
+        marks={f"claimed ε {claim:g}": claim},
+    )
+
+
+def _histogram(identity: str, title: str, about: str, names: tuple[str, str], curve: Curve) -> Plot:
+    middles = [(a + b) / 2 for a, b in zip(curve.edges, curve.edges[1:], strict=False)]
+    pairs = zip(names, (curve.member, curve.non_member), ("in", "out"), strict=True)
+    series = tuple(
+        Series(name=name, points=tuple(zip(middles, shares, strict=False)), role=role) for name, shares, role in pairs
+    )
+    rows = tuple(
+        (f"{low:.3g} to {high:.3g}", _rate(one), _rate(other))
+        for low, high, one, other in zip(curve.edges, curve.edges[1:], curve.member, curve.non_member, strict=False)
+    )
+    return Plot(
+        id=identity,
+        kind="histogram",
+        title=title,
+        description=about,
+        x_label="score (higher: more like a member); end bins hold what lies beyond",
+        y_label="share of scores",
+        series=series,
+        headers=("score", *names),
+        rows=rows,
+        edges=curve.edges,
+    )
+
+
+def canary_histogram(evidence: Evidence) -> Plot | None:
+    """Scores of canaries that were in and that were out."""
+    curve = evidence.curves.get("canaries")
+    if curve is None:
+        return None
+    about = (
+        "Shares of the scores of canaries that were put in by their coins and of those that were left out. "
+        "The farther apart, the more the training gives away."
+    )
+    return _histogram("canaries", "Scores of the canaries", about, ("canaries in", "canaries out"), curve)
+
+
+def attack_histograms(evidence: Evidence) -> list[Plot]:
+    """Scores of members and non-members, for each attack."""
+    about = "Shares of the scores that the attack gave to members and to non-members."
+    return [
+        _histogram(
+            f"scores-{i}",
+            f"Scores of the attack {short(name)}",
+            about,
+            ("members", "non-members"),
+            evidence.curves[name],
+        )
+        for i, name in enumerate(_ordered(evidence))
+    ]
+
+
+def ladder(evidence: Evidence) -> Plot | None:
+    """Lower bounds by method, the claim, and the accountants' upper bounds, on one line."""
+    series = [
+        Series(
+            name=f"{short(b.method)} ({b.family.value}, {_rate(b.confidence or 0)})",
+            points=((b.epsilon, 0.0),),
+            role="lower",
+        )
+        for b in evidence.bounds
+        if b.direction == Direction.LOWER and b.epsilon is not None and b.status == BoundStatus.OK
+    ]
+    summary = evidence.accounting
+    if summary is not None:
+        upper = {
+            "PLD accounting of the ledger": summary.epsilon_pld,
+            "RDP accounting of the ledger": summary.epsilon_rdp,
+        }
+        series += [
+            Series(name=name, points=((value, 0.0),), role="upper")
+            for name, value in upper.items()
+            if value is not None
+        ]
+    if not series:
+        return None
+    claim = evidence.claim.epsilon
+    kinds = {"lower": "ε is at least", "upper": "ε is at most"}
+    return Plot(
+        id="ladder",
+        kind="ladder",
+        title="Lower bounds, claim and upper bounds",
+        description="What the audit shows ε to be at least, by method, and what accounting gives it to be at most. "
+        f"The claim is ε {claim:g}.",
+        x_label=f"ε at δ {evidence.claim.delta:g}",
+        y_label="",
+        series=tuple(series),
+        headers=("method", "kind", "ε"),
+        rows=tuple((s.name, kinds[s.role], f"{s.points[0][0]:.4g}") for s in series),
+        marks={f"claimed ε {claim:g}": claim},
+    )

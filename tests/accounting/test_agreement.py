@@ -1,0 +1,77 @@
+import pytest
+
+from dpaudit import events as ev
+from dpaudit.accounting import check_agreement, compare_accountants, epsilon
+from dpaudit.errors import AccountantsDisagree
+from dpaudit.records import AssumptionStatus, Relation
+
+ADD, REPLACE = Relation.ADD_OR_REMOVE_ONE, Relation.REPLACE_ONE
+
+
+def gaussian(z=1.0):
+    return ev.Gaussian(noise_multiplier=z)
+
+
+def dp_sgd(q, z, steps):
+    return ev.SelfComposed(event=ev.PoissonSampled(sampling_rate=q, event=gaussian(z)), count=steps)
+
+
+def test_dp_accountings_rdp_is_caught_under_replace_one():
+    found = compare_accountants(gaussian(), 1e-5, relation=REPLACE)
+    assert found.at_fault == ("dp-accounting rdp",)
+    assert found.epsilons["dp-accounting rdp"] == pytest.approx(4.7285, abs=1e-4)
+    assert found.epsilons["dp-accounting pld"] == pytest.approx(9.9973, abs=1e-4)
+    assert "dp-accounting rdp gives 4.72851, under 9.99726" in found.explanation
+
+
+def test_dp_accountings_rdp_is_caught_without_replacement():
+    batch = ev.SampledWithoutReplacement(population=50000, sample_size=500, event=gaussian())
+    found = compare_accountants(ev.SelfComposed(event=batch, count=1000), 1e-5, relation=REPLACE)
+    assert found.at_fault == ("dp-accounting rdp",)
+    assert found.epsilons["dp-accounting pld"] is None, "it has no PLD for sampling without replacement"
+
+
+@pytest.mark.parametrize(
+    ("event", "relation"),
+    [
+        (dp_sgd(0.01, 1.0, 1000), ADD),
+        (dp_sgd(0.01, 1.0, 1000), REPLACE),
+        (gaussian(), ADD),
+        (ev.SelfComposed(event=ev.Laplace(noise_multiplier=2.0), count=10), ADD),
+        (ev.Composed(events=(gaussian(2.0), dp_sgd(0.1, 2.0, 30))), ADD),
+    ],
+)
+def test_nobody_is_at_fault_where_all_are_right(event, relation):
+    found = compare_accountants(event, 1e-5, relation=relation)
+    assert found.at_fault == ()
+    ours, theirs = found.epsilons["pld"], found.epsilons["dp-accounting pld"]
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert found.epsilons["rdp"] >= ours
+
+
+def test_an_event_without_a_pld_cannot_be_compared():
+    found = compare_accountants(ev.RepeatAndSelect(event=gaussian(), mean=3, shape=1), 1e-5, relation=ADD)
+    assert found.at_fault == ()
+    assert found.epsilons["rdp"] == pytest.approx(found.epsilons["dp-accounting rdp"], rel=1e-9)
+
+
+def test_a_renyi_bound_under_the_pld_is_an_error_that_names_it():
+    with pytest.raises(AccountantsDisagree, match="the RDP accountant is at fault"):
+        check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=3.0, epsilon_pld=4.3)
+
+
+def test_a_pld_that_dp_accounting_contradicts_is_an_error():
+    with pytest.raises(AccountantsDisagree, match="4.3 by our PLD accountant and 4.37718 by dp-accounting"):
+        check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=4.73, epsilon_pld=4.3)
+
+
+def test_agreement_is_an_assumption_verified():
+    pld = epsilon(gaussian(), 1e-5)
+    item = check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=5.0, epsilon_pld=pld)
+    assert item.status == AssumptionStatus.VERIFIED
+    assert "dp-accounting's own PLD" in item.text
+    alone = check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=5.0, epsilon_pld=pld, witness=False)
+    assert "dp-accounting" not in alone.text
+    assert alone.status == AssumptionStatus.VERIFIED
+    nothing = check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=5.0, epsilon_pld=None)
+    assert nothing.status == AssumptionStatus.NOT_CHECKED

@@ -1,0 +1,192 @@
+import json
+
+import pytest
+
+from dpaudit import events as ev
+from dpaudit.cli.main import run
+from dpaudit.ledger import PrivacyLedger
+
+SGD = ["--noise-multiplier", "1.0", "--sampling-rate", "0.01", "--steps", "1000"]
+
+
+@pytest.fixture
+def call(capsys):
+    def invoke(*arguments):
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return invoke
+
+
+def test_account_prints_the_keys_of_the_design(call):
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert body["schema"] == "dpaudit.account/v1"
+    assert body["epsilon"]["pld"] == pytest.approx(1.8282436, rel=1e-6)
+    assert body["epsilon"]["rdp"] == pytest.approx(2.101366525, rel=1e-6)
+    assert body["epsilon"]["no_amplification"] > 600
+    assert body["delta"] == 1e-5
+    assert 0.46 < body["mu"] < 0.47
+    assert 0 < body["mu_regret"] < 0.02
+    assert {"delta": 1e-5, "epsilon": pytest.approx(1.8282436, rel=1e-5)} in body["profile"]
+    assert {item["id"] for item in body["assumptions"]} >= {"relation", "unit", "sampler", "clip", "complete"}
+    assert "adding or removing one unit" in body["statement"]
+
+
+def test_account_in_prose(call):
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--unit", "example", "--relation", "replace-one")
+    assert code == 0
+    assert "epsilon = 2.844 (PLD accountant; 3.112 by RDP) at delta = 1e-05" in out
+    assert "replacing one example by another" in out
+
+
+def test_shuffled_batches_show_what_poisson_would_have_claimed(call):
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--sampler", "shuffle", "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert body["epsilon"]["pld"] == pytest.approx(body["epsilon"]["no_amplification"], rel=1e-9)
+    assert body["not_a_bound"]["poisson_assumed"] == pytest.approx(1.8282436, rel=1e-6)
+    assert body["epsilon"]["pld"] > 5
+
+
+def test_other_samplers_and_groups(call):
+    for sampler in ("without-replacement", "none"):
+        code, out, _ = call("account", *SGD, "--delta", "1e-5", "--sampler", sampler, "--json")
+        assert code == 0
+        assert json.loads(out)["epsilon"]["pld"] > 1.83
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--group-size", "3", "--json")
+    assert code == 0
+    assert json.loads(out)["epsilon"]["pld"] > 2 * 1.83
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--participation-rate", "0.5", "--json")
+    assert code == 0
+    assert json.loads(out)["epsilon"]["pld"] < 1.83
+
+
+@pytest.fixture
+def ledger_file(tmp_path):
+    def write(name, **facts):
+        ledger = PrivacyLedger(tmp_path / name, **facts)
+        for number in range(20):
+            event = ev.PoissonSampled(sampling_rate=0.05, event=ev.Gaussian(noise_multiplier=1.0))
+            ledger.record(event, round=number)
+        return str(tmp_path / name), ledger
+
+    return write
+
+
+def test_account_of_ledgers(call, ledger_file):
+    first, ledger = ledger_file("a.jsonl", unit="client", relation="add-or-remove-one", units=1000, sampler="poisson")
+    code, out, _ = call("account", "--ledger", first, "--delta", "1e-5", "--json")
+    alone = json.loads(out)
+    assert code == 0
+    assert alone["ledger_digest"] == ledger.digest
+    assert alone["unit"] == "client"
+    assert {"declared", "not-checked"} <= {item["status"] for item in alone["assumptions"]}
+    second, _ = ledger_file("b.jsonl", unit="client")
+    code, out, _ = call("account", "--ledger", first, "--ledger", second, "--delta", "1e-5", "--json")
+    both = json.loads(out)
+    assert both["epsilon"]["pld"] > alone["epsilon"]["pld"]
+    assert both["relation"] == "add-or-remove-one"
+    code, out, _ = call("account", "--ledger", first, "--delta", "1e-5", "--group-size", "2", "--json")
+    assert json.loads(out)["epsilon"]["pld"] > alone["epsilon"]["pld"]
+    assert json.loads(out)["ledger_digest"] == ledger.digest
+
+
+def test_account_refuses_a_delta_that_publishes_a_record(call, ledger_file):
+    path, _ = ledger_file("c.jsonl", units=1000)
+    code, _, err = call("account", "--ledger", path, "--delta", "1e-3")
+    assert code == 2
+    assert "delta must be smaller than 1/units = 0.001" in err
+    code, _, err = call("account", *SGD, "--delta", "0.01", "--units", "100")
+    assert code == 2
+
+
+def test_account_refuses_what_has_no_bound(call, tmp_path):
+    ledger = PrivacyLedger(tmp_path / "open.jsonl")
+    ledger.record(ev.NonPrivate(reason="labels were published"))
+    code, out, err = call("account", "--ledger", str(tmp_path / "open.jsonl"), "--delta", "1e-5", "--json")
+    assert code == 3
+    error = json.loads(out)["error"]
+    assert error["exit_code"] == 3
+    assert "NonPrivate" in error["message"]
+    assert "labels were published" in err
+    other = PrivacyLedger(tmp_path / "foreign.jsonl")
+    other.record(ev.Unsupported(description="a query without a cost"))
+    code, out, err = call("account", "--ledger", str(tmp_path / "foreign.jsonl"), "--delta", "1e-5")
+    assert (code, out) == (3, "")
+    assert "a query without a cost" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["account", "--delta", "1e-5"],
+        ["account", "--delta", "1e-5", "--noise-multiplier", "1.0"],
+        ["account", *SGD, "--delta", "0"],
+        ["account", *SGD, "--delta", "1.5"],
+        ["account", *SGD],
+        ["account", *SGD, "--delta", "1e-5", "--sampler", "bernoulli"],
+        ["account", *SGD, "--delta", "1e-5", "--sampler", "shuffle", "--participation-rate", "0.5"],
+        ["account", "--noise-multiplier", "1", "--sampling-rate", "1.5", "--steps", "10", "--delta", "1e-5"],
+        ["account", "--noise-multiplier", "-1", "--sampling-rate", "0.5", "--steps", "10", "--delta", "1e-5"],
+        ["account", "--ledger", "missing.jsonl", "--delta", "1e-5"],
+        ["calibrate", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--epsilon", "3", "--target", "mu=1", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--epsilon", "3", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--epsilon", "0", "--delta", "1e-5", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--epsilon", "nan", "--delta", "1e-5", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--epsilon", "3", "--delta", "2", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--target", "speed=3", "--delta", "1e-5", "--sampling-rate", "0.1", "--steps", "10"],
+        ["calibrate", "--target", "mu=1", "--accountant", "rdp", "--sampling-rate", "0.1", "--steps", "10"],
+    ],
+)
+def test_usage_errors_exit_with_2_and_one_json_document(call, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert code == 2, err
+    assert out == ""
+    code, out, _ = call(*arguments, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"]
+
+
+def test_a_ledger_says_what_ran(call, ledger_file):
+    path, _ = ledger_file("d.jsonl")
+    code, _, err = call("account", "--ledger", path, "--delta", "1e-5", "--noise-multiplier", "2.0")
+    assert code == 2
+    assert "leave out --noise-multiplier" in err
+
+
+def test_zero_noise_is_refused_with_3(call):
+    code, _, err = call("account", "--noise-multiplier", "0", "--sampling-rate", "0.1", "--steps", "5", "--delta", "1e-5")
+    assert code == 3
+    assert "noise multiplier 0" in err
+
+
+def test_calibrate_prints_the_keys_of_the_design(call):
+    arguments = ["--delta", "1e-5", "--sampling-rate", "0.05", "--steps", "200"]
+    code, out, _ = call("calibrate", "--epsilon", "3", *arguments, "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert body["schema"] == "dpaudit.calibrate/v1"
+    assert 2.9999 < body["epsilon"] <= 3
+    code, out, _ = call("calibrate", "--target", "epsilon=3", *arguments, "--json")
+    assert json.loads(out)["noise_multiplier"] == body["noise_multiplier"]
+    code, out, _ = call("calibrate", "--epsilon", "3", *arguments)
+    assert float(out.split()[2]) >= body["noise_multiplier"], "what is printed is rounded up"
+    code, out, _ = call("calibrate", "--epsilon", "3", *arguments, "--accountant", "rdp", "--json")
+    assert json.loads(out)["noise_multiplier"] > body["noise_multiplier"]
+
+
+def test_calibrate_to_mu_and_to_an_attack(call):
+    arguments = ["--sampling-rate", "0.05", "--steps", "200", "--json"]
+    code, out, _ = call("calibrate", "--target", "mu=0.6", *arguments)
+    assert code == 0
+    assert json.loads(out)["epsilon"] is None
+    code, out, _ = call("calibrate", "--target", "tpr=0.05@fpr=0.01", "--delta", "1e-6", *arguments)
+    body = json.loads(out)
+    assert code == 0
+    assert body["epsilon"] > 0
+    assert body["target"] == {"fpr": 0.01, "kind": "tpr", "value": 0.05}

@@ -1,0 +1,112 @@
+"""Numbers of public tools and of independent implementations (tests/known_answers/lower_bounds.json)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpaudit.estimation import fdp, steinke
+from dpaudit.estimation.curves import gaussian_family
+from dpaudit.estimation.multi_run import epsilon_from_rates, mu_from_rates, rate_limits
+from dpaudit.gdp import gdp_epsilon
+
+KNOWN = json.loads((Path(__file__).parents[1] / "known_answers" / "lower_bounds.json").read_text())
+CASES = KNOWN["cases"]
+TOOLS = {case["id"]: case for case in KNOWN["from_tools"]}
+
+
+def named(prefix):
+    return [
+        pytest.param(case["inputs"], case["outputs"], id=str(case["inputs"]))
+        for case in CASES
+        if case["name"].startswith(prefix)
+    ]
+
+
+def game(inputs):
+    return {"canaries": inputs["m"], "guesses": inputs["r"], "correct": inputs["v"]}
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), named("steinke p-value"))
+def test_steinke_p_value(inputs, outputs):
+    found = steinke.p_value(**game(inputs), epsilon=inputs["eps"], delta=inputs["delta"])
+    for value in outputs.values():
+        assert found == pytest.approx(value, rel=1e-9)
+
+
+def test_steinke_p_value_of_two_tools():
+    case = TOOLS["one_run_p_value"]
+    found = steinke.p_value(**game(case["inputs"]), epsilon=case["inputs"]["eps"], delta=case["inputs"]["delta"])
+    for value in case["outputs"].values():
+        assert found == pytest.approx(value, rel=case["rtol"])
+
+
+def test_steinke_paper():
+    (case,) = [case for case in CASES if case["name"].startswith("steinke_eps")]
+    found = steinke.epsilon_lower_bound(**game(case["inputs"]), delta=case["inputs"]["delta"])
+    assert found == pytest.approx(case["outputs"]["paper"], abs=5e-4)
+    assert found == pytest.approx(case["outputs"]["jax_privacy"], abs=1e-6)
+
+
+def test_steinke_pure():
+    case = TOOLS["one_run_eps_pure"]
+    found = steinke.epsilon_lower_bound(**game(case["inputs"]), delta=0.0)
+    for value in case["outputs"].values():
+        assert found == pytest.approx(value, rel=case["rtol"])
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), named("one-run lower bound"))
+def test_one_run_bounds(inputs, outputs):
+    arguments = game(inputs)
+    found = steinke.epsilon_lower_bound(**arguments, delta=inputs["delta"])
+    assert found == pytest.approx(outputs["steinke_independent_implementation"], abs=1e-6)
+    assert found == pytest.approx(outputs["steinke_jax_privacy"], abs=1e-6)
+    mu = fdp.largest_refuted_parameter(gaussian_family(), **arguments)
+    assert mu == pytest.approx(outputs["mahloujifar_gdp_mu_independent_implementation"], abs=1e-6)
+    epsilon = gdp_epsilon(mu, inputs["delta"])
+    assert epsilon == pytest.approx(outputs["mahloujifar_gdp_independent_implementation"], abs=1e-5)
+    if outputs["mahloujifar_gdp_jax_privacy"] is not None:
+        assert epsilon == pytest.approx(outputs["mahloujifar_gdp_jax_privacy"], abs=1e-5)
+
+
+def test_one_run_fdp_of_two_tools():
+    case = TOOLS["one_run_fdp_eps"]
+    mu = fdp.largest_refuted_parameter(gaussian_family(), **game(case["inputs"]))
+    exact, grid = case["outputs"].values()
+    assert gdp_epsilon(mu, 1e-5) == pytest.approx(exact, rel=1e-6)
+    assert gdp_epsilon(mu, 1e-5) == pytest.approx(grid, rel=case["rtol"])
+
+
+@pytest.mark.parametrize(("delta", "expected"), [(1e-5, 2.787), (1e-4, 2.746)])
+def test_eps_delta_curve(delta, expected):
+    """Section 0, finding 3 of the research notes."""
+    assert fdp.epsilon_lower_bound(canaries=10**5, guesses=1500, correct=1429, delta=delta) == pytest.approx(
+        expected, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), named("multi-run from confusion"))
+def test_multi_run(inputs, outputs):
+    fpr, fnr = rate_limits(
+        false_positives=inputs["fp"],
+        non_members=inputs["fp"] + inputs["tn"],
+        false_negatives=inputs["fn"],
+        members=inputs["fn"] + inputs["tp"],
+        error=inputs["alpha"],
+    )
+    for key in ("cp_independent_implementation", "cp_microsoft"):
+        assert epsilon_from_rates(fpr, fnr, inputs["delta"]) == pytest.approx(outputs[key], rel=1e-9)
+    wanted = max(0.0, outputs["gdp_mu_jaxprivacy_ci"])  # negative mu is no evidence
+    assert mu_from_rates(fpr, fnr) == pytest.approx(wanted, rel=1e-9)
+    if wanted:
+        found = gdp_epsilon(mu_from_rates(fpr, fnr), inputs["delta"])
+        assert found == pytest.approx(outputs["gdp_eps_independent_implementation"], rel=1e-7)
+
+
+def test_adversarial_count_gives_no_assumption_free_bound():
+    (case,) = [case for case in CASES if case["name"].startswith("adversarial")]
+    arguments = game(case["inputs"])
+    assert steinke.epsilon_lower_bound(**arguments, delta=1e-5) == 0.0
+    assert fdp.epsilon_lower_bound(**arguments, delta=1e-5) == 0.0
+    mu = fdp.largest_refuted_parameter(gaussian_family(), **arguments)
+    assert gdp_epsilon(mu, 1e-5) == pytest.approx(case["outputs"]["mahloujifar_gdp"], abs=1e-4)

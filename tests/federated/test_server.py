@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+
+from dpaudit.federated.aggregation import GaussianSum
+from dpaudit.federated.canaries import make_canaries
+from dpaudit.federated.clipping import Block
+from dpaudit.federated.optimizers import make_optimizer
+from dpaudit.federated.sampling import Population
+from dpaudit.federated.server import Plan, Server
+from dpaudit.ledger import PrivacyLedger
+
+CLIENTS, WIDTH = 40, 3
+
+
+@pytest.fixture
+def make_server(make_config):
+    def make(*, noise=1.0, canaries=10, ledger=None, draws=None, **training):
+        config = make_config(client_level=True, training={"clip_norm": 2.0, **training}, canaries={"count": canaries})
+        population = Population(clients=CLIENTS, client_of=None)
+        plan = Plan(
+            training=config.training,
+            population=population,
+            canaries=make_canaries(config.canaries, population, root=1),
+            root=1,
+            direction=-1.0,
+        )
+        return Server(
+            plan,
+            aggregator=GaussianSum(clip_norm=2.0, noise_multiplier=noise),
+            optimizer=make_optimizer(config.training),
+            weights=np.zeros(WIDTH),
+            ledger=PrivacyLedger() if ledger is None else ledger,
+            on_draw=None if draws is None else lambda number, attempt: draws.append((number, attempt)),
+        )
+
+    return make
+
+
+def updates(cohort, value=0.1):
+    return [Block(units=cohort.units, rows=np.full((cohort.units.size, WIDTH), value, np.float32))]
+
+
+def test_a_round_is_one_event_with_what_really_happened(make_server):
+    ledger = PrivacyLedger()
+    server = make_server(ledger=ledger, dropout_rate=0.3)
+    collected, release = server.run_round(0, lambda _, cohort: updates(cohort))
+    (entry,) = ledger.events()
+    cohort = collected.cohort
+    assert entry.event == server_event(0.6)
+    assert entry.facts["round"] == 0
+    assert entry.facts["expected"] == pytest.approx(0.6 * CLIENTS)
+    assert entry.facts["realised_clients"] == entry.facts["realised_units"] == cohort.units.size
+    assert entry.facts["dropouts"] == cohort.dropouts > 0
+    assert entry.facts["noise_stddev"] == 2.0
+    assert len(entry.facts["release_sha256"]) == 64
+    assert release.vector.shape == (WIDTH + 10,)
+
+
+def server_event(rate, z=1.0):
+    from dpaudit.events import Gaussian, PoissonSampled
+
+    return PoissonSampled(sampling_rate=rate, event=Gaussian(noise_multiplier=z))
+
+
+def test_the_divisor_is_fixed_when_devices_drop_out(make_server):
+    for dropout in (0.0, 0.6):
+        server = make_server(noise=0.0, dropout_rate=dropout)
+        collected, _ = server.run_round(0, lambda _, cohort: updates(cohort))
+        np.testing.assert_allclose(server.weights, 0.1 * collected.accepted / (0.6 * CLIENTS), rtol=1e-6)
+
+
+def test_an_empty_cohort_is_noised_recorded_and_applied(make_server):
+    ledger = PrivacyLedger()
+    server = make_server(ledger=ledger, client_sampling_rate=1e-9)
+    collected, release = server.run_round(0, lambda _, cohort: updates(cohort))
+    assert collected.accepted == 0
+    np.testing.assert_array_equal(collected.total, 0.0)
+    assert np.abs(release.vector).min() > 0
+    assert np.abs(server.weights).min() > 0
+    assert len(list(ledger.events())) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [([np.nan, 0, 0], "NaN or infinity"), ([np.inf, 0, 0], "NaN or infinity"), ([1.0, 2.0], "shape (2,)")],
+)
+def test_a_bad_update_is_left_out_recorded_and_changes_no_noise(make_server, row, reason):
+    ledger = PrivacyLedger()
+    server, clean = make_server(ledger=ledger), make_server()
+    cohort = server.cohort(0)
+    rows = [np.full(WIDTH, 0.1, np.float32) for _ in cohort.units]
+    rows[1] = np.array(row, np.float32)
+    collected = server.collect(cohort, [Block(units=cohort.units, rows=rows)])
+    release = server.release(collected)
+    expected = 0.1 * (cohort.units.size - 1)
+    np.testing.assert_allclose(collected.total[:WIDTH], expected, rtol=1e-6)
+    untouched = clean.release(clean.collect(cohort, updates(cohort)))
+    np.testing.assert_allclose(
+        release.vector - collected.total, untouched.vector - clean.collect(cohort, updates(cohort)).total
+    )
+    (note,) = [entry for entry in ledger.entries if entry.type == "note"]
+    assert note.facts["count"] == 1
+    assert note.facts["first"][0]["unit"] == cohort.units[1]
+    assert reason in note.facts["first"][0]["reason"]
+    (event,) = ledger.events()
+    assert event.facts["rejected"] == 1
+    assert event.facts["realised_units"] == cohort.units.size - 1
+
+
+@pytest.mark.parametrize("size", [0.0, 1e30])
+def test_zero_and_huge_updates_move_the_sum_by_at_most_the_clip_norm(make_server, size):
+    server = make_server(canaries=0)
+    cohort = server.cohort(0)
+    rows = np.zeros((cohort.units.size, WIDTH), np.float32)
+    rows[0] = size
+    total = server.collect(cohort, [Block(units=cohort.units, rows=rows)]).total
+    assert np.linalg.norm(total) == pytest.approx(2.0 if size else 0.0)
+
+
+def test_strangers_and_second_helpings_are_rejected(make_server):
+    server = make_server(canaries=0)
+    cohort = server.cohort(0)
+    stranger = int(np.setdiff1d(np.arange(CLIENTS), cohort.units)[0])
+    extra = np.array([stranger, cohort.units[0], 10_000, -3])
+    blocks = [*updates(cohort), Block(units=extra, rows=np.ones((4, WIDTH), np.float32))]
+    collected = server.collect(cohort, blocks)
+    np.testing.assert_allclose(collected.total, server.collect(cohort, updates(cohort)).total)
+    assert {item.reason for item in collected.rejected} == {"not in this round's cohort", "sent a second time"}
+    assert np.flatnonzero(collected.arrived).tolist() == cohort.units.tolist()
+
+
+def test_canaries_add_one_clip_norm_to_their_coordinate_and_nothing_to_the_model(make_server):
+    server = make_server(noise=0.0, client_sampling_rate=1.0)
+    collected, release = server.run_round(0, lambda _, cohort: updates(cohort))
+    np.testing.assert_array_equal(release.vector[WIDTH:], 2.0 * collected.canaries)
+    assert 0 < collected.canaries.sum() < 10
+    np.testing.assert_allclose(release.vector[:WIDTH], 0.1 * CLIENTS, rtol=1e-6)
+
+
+def test_a_round_that_the_ledger_holds_is_replayed_and_not_counted_again(make_server, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    first = make_server(ledger=PrivacyLedger(path))
+    releases = [first.run_round(number, lambda _, cohort: updates(cohort))[1] for number in range(3)]
+    draws = []
+    again = make_server(ledger=PrivacyLedger.open(path, append=True), draws=draws)
+    for number in range(3):
+        _, release = again.run_round(number, lambda _, cohort: updates(cohort))
+        assert release.replayed
+        np.testing.assert_array_equal(release.vector, releases[number].vector)
+    assert draws == [(0, 0), (1, 0), (2, 0)]
+    assert len(PrivacyLedger.open(path).entries) == 4
+    np.testing.assert_array_equal(again.weights, first.weights)
+
+
+def test_a_replay_with_another_sum_gets_fresh_noise_and_is_counted_twice(make_server):
+    ledger = PrivacyLedger()
+    before = make_server(ledger=ledger)
+    _, shown = before.run_round(0, lambda _, cohort: updates(cohort))
+    after = make_server(ledger=ledger)
+    collected, release = after.run_round(0, lambda _, cohort: updates(cohort, value=0.1 + 1e-6))
+    assert not release.replayed
+    assert release.attempt == 1
+    assert [entry.facts.get("attempt", 0) for entry in ledger.events()] == [0, 1]
+    noises = shown.vector - collected.total, release.vector - collected.total
+    assert np.abs(noises[0] - noises[1]).min() > 1e-3, "showing one noise on two sums would reveal their difference"
+    third = make_server(ledger=ledger)
+    assert third.run_round(0, lambda _, cohort: updates(cohort))[1].attempt == 0, "either attempt may be reproduced"
+    assert len(list(ledger.events())) == 2
+
+
+def test_a_note_about_rejections_is_not_written_twice(make_server):
+    ledger = PrivacyLedger()
+    for _ in range(2):
+        make_server(ledger=ledger).run_round(0, lambda _, cohort: updates(cohort, value=np.nan))
+    assert [entry.type for entry in ledger.entries] == ["header", "note", "event"]
+
+
+def test_one_server_asked_twice_for_a_round_never_shows_the_same_noise_on_two_sums(make_server):
+    ledger = PrivacyLedger()
+    server = make_server(ledger=ledger)
+    cohort = server.cohort(0)
+    sums = [server.collect(cohort, updates(cohort, value=value)) for value in (0.1, 0.2, 0.1)]
+    releases = [server.release(collected) for collected in sums]
+    assert [release.attempt for release in releases] == [0, 1, 0]
+    assert [release.replayed for release in releases] == [False, False, True]
+    assert len(list(ledger.events())) == 2
