@@ -1,8 +1,5 @@
 """Models to query: a Keras 3 file, a run folder, or any callable `module:function`."""
 
-import importlib
-import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpaudit._objects import is_object_name, load_object
 from dpaudit.attacks.files import Examples
 from dpaudit.attacks.outputs import as_logits
 from dpaudit.errors import DataError, MissingDependency, UsageError
 
 Model = Callable[[NDArray[Any]], Any]
-
-_CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
 
 def needs_keras(target: str) -> bool:
@@ -45,7 +41,7 @@ def load_target(target: str, *, batch_size: int = 1024) -> Model:
     path = _keras_path(target)
     if path is not None:
         return _keras(path, batch_size)
-    if _CALLABLE.match(target):
+    if is_object_name(target):
         return _callable(target)
     raise UsageError(
         f"the target {target!r} must be a .keras file, a folder with model.keras, module:function, or an .npz, .csv or "
@@ -68,24 +64,7 @@ def _keras(path: Path, batch_size: int) -> Model:
 
 
 def _callable(target: str) -> Model:
-    module_name, _, attribute = target.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"{target!r} cannot be imported: {error}. It is looked for in the current folder, too."
-        ) from error
-    except Exception as error:
-        raise UsageError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
+    found = load_object(target)
     if not callable(found):
         raise UsageError(f"{target!r} must be callable; got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ def evaluate(
     *,
     today: date,
     recomputed: AccountingSummary | None,
+    baseline: Evidence | None = None,
     rules: Sequence[Rule] = RULES,
 ) -> Verdict:
     """Judge evidence under a policy at a date.
@@ -31,18 +32,24 @@ def evaluate(
         today: date of the judgement; the same inputs and date always give the same verdict.
         recomputed: accounting that the caller has just recomputed from the bundle's ledger; None if it has not,
             which leaves DPA001 inconclusive unless the policy says `recompute = false`.
+        baseline: evidence of the released model, to compare with (DPA401).
         rules: the rules to ask, all by default.
     """
-    case = Case(evidence=evidence, policy=policy, today=today, recomputed=recomputed)
+    case = Case(evidence=evidence, policy=policy, today=today, recomputed=recomputed, baseline=baseline)
     findings = [rules_waivers.apply(case, _ask(rule, case)) for rule in rules]
     findings += rules_waivers.about_waivers(case, findings)
     return Verdict(
         status=overall(findings),
         findings=tuple(findings),
-        digests={"evidence": evidence.digest, "policy": policy.digest},
+        digests=_digests(case),
         date=today.isoformat(),
         profile=policy.profile,
     )
+
+
+def _digests(case: Case) -> dict[str, str]:
+    digests = {"evidence": case.evidence.digest, "policy": case.policy.digest}
+    return {**digests, "baseline": case.baseline.digest} if case.baseline is not None else digests
 
 
 def overall(findings: Sequence[Finding]) -> Status:

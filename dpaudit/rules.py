@@ -1,16 +1,12 @@
 """The rules of the gate, in the order in which they are shown."""
 
-from dpaudit import rules_attacks, rules_audit, rules_claim, rules_evidence
+from dpaudit import rules_attacks, rules_audit, rules_baseline, rules_claim, rules_evidence, rules_sampler
 from dpaudit.errors import UsageError
 from dpaudit.rules_base import Rule
 from dpaudit.rules_waivers import EXPLANATIONS
 
-RULES: tuple[Rule, ...] = tuple(
-    sorted(
-        (*rules_claim.RULES, *rules_audit.RULES, *rules_attacks.RULES, *rules_evidence.RULES),
-        key=lambda rule: rule.code,
-    )
-)
+_PARTS = (rules_claim, rules_sampler, rules_audit, rules_attacks, rules_evidence, rules_baseline)
+RULES: tuple[Rule, ...] = tuple(sorted((rule for part in _PARTS for rule in part.RULES), key=lambda rule: rule.code))
 CATALOGUE: tuple[Rule, ...] = (*RULES, *EXPLANATIONS)
 """Every code that a verdict can name: the rules, and what waivers say."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpaudit.policy import Ceiling
+from dpaudit.policy_model import Ceiling
 from dpaudit.records import AccountingSummary, AttackResult, RatePoint, Status
 from dpaudit.rules_base import (
     COMPARABLE,

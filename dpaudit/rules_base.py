@@ -24,6 +24,7 @@ class Case:
     policy: Policy
     today: date
     recomputed: AccountingSummary | None
+    baseline: Evidence | None = None
 
     @property
     def claim(self) -> Claim:
@@ -155,10 +156,10 @@ def judge_checks(checks: Iterable[CheckResult], required: Iterable[str], what: s
     """Judge a group of checks: one FAIL fails, anything but PASS or a missing kind is inconclusive."""
     present = list(checks)
     if fails := [check for check in present if check.status == Status.FAIL]:
-        text = "; ".join(f"{c.id}: {c.detail}" + (f" [refutes: {c.refuted}]" if c.refuted else "") for c in fails)
+        text = "; ".join(f"{c.id}: {_told(c)}" + (f" [refutes: {c.refuted}]" if c.refuted else "") for c in fails)
         first = fails[0]
         return failed(text, measured=first.statistic, limit=first.threshold)
-    doubts = [f"{c.id} is {c.status.value}: {c.detail}" for c in present if c.status != Status.PASS]
+    doubts = [f"{c.id} is {c.status.value}: {_told(c)}" for c in present if c.status != Status.PASS]
     doubts += [f"{c.id} says pass, but its p-value is below its significance" for c in present if _contradicts(c)]
     missing = [prefix for prefix in required if not any(c.id.startswith(prefix) for c in present)]
     doubts += [f"no check of the kind {prefix.rstrip('.')!r}" for prefix in missing]
@@ -167,6 +168,11 @@ def judge_checks(checks: Iterable[CheckResult], required: Iterable[str], what: s
     if not present:
         return not_asked(f"The evidence holds no check of {what}, and the policy asks for none.")
     return passed(f"{what} as recorded: " + ", ".join(check.id for check in present))
+
+
+def _told(check: CheckResult) -> str:
+    """Return the detail of a check in words that do not name our fields."""
+    return check.detail.replace("minimum_detectable", "the smallest effect that it finds")
 
 
 def _contradicts(check: CheckResult) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from dpaudit.policy import Waiver
+from dpaudit.policy_model import Waiver
 from dpaudit.records import Finding, Status
 from dpaudit.rules_base import Case, Outcome, Rule, not_asked
 

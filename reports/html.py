@@ -12,7 +12,7 @@ from dpaudit.evidence import Evidence
 from dpaudit.records import Status, Verdict
 from dpaudit.reports import plots, view
 from dpaudit.reports.clean import plain
-from dpaudit.reports.sentences import Story, posteriors
+from dpaudit.reports.sentences import Story
 from dpaudit.reports.summary import WORDS, by_severity, counts, model_name
 
 
@@ -42,9 +42,8 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         findings=by_severity(verdict),
         waived=[f for f in verdict.findings if f.status == Status.WAIVED],
         plain=plain,
-        icons=_icons(evidence),
-        posteriors=posteriors(evidence),
-        rates=_rates(evidence),
+        icons=_icons(story),
+        rates=[f"{100 * fpr:g} %" for fpr, _ in story.ceilings],
         tables={name: getattr(view, name)(evidence) for name in _TABLES},
         provenance=view.provenance(evidence, verdict),
         figures=_figures(evidence),
@@ -56,16 +55,10 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
 _TABLES = ("guarantee", "assumptions", "bounds", "powers", "checks", "attacks", "training")
 
 
-def _rates(evidence: Evidence) -> list[str]:
-    ceilings = evidence.accounting.tpr_ceilings if evidence.accounting else ()
-    return [f"{100 * fpr:g} %" for fpr, _ in ceilings]
-
-
-def _icons(evidence: Evidence) -> dict[str, Any] | None:
+def _icons(story: Story) -> dict[str, Any] | None:
     """Return how many of 100 icons are filled: the ceiling at a false-positive rate of 1 %, rounded up."""
-    ceilings = evidence.accounting.tpr_ceilings if evidence.accounting else ()
-    found = [tpr for fpr, tpr in ceilings if abs(fpr - 0.01) < 1e-9]
-    return {"filled": min(100, -int(-(100 * found[0] - 1e-9) // 1))} if found else None
+    found = [tpr for fpr, tpr in story.ceilings if abs(fpr - 0.01) < 1e-9]
+    return {"filled": max(0, min(100, -int(-(100 * found[0] - 1e-9) // 1)))} if found else None
 
 
 def _figures(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:

@@ -97,7 +97,7 @@ def trade_off(evidence: Evidence) -> Plot | None:
     return Plot(
         id="trade-off",
         kind="line",
-        title="Errors that an attacker cannot avoid",
+        title="Errors of an attacker",
         description="False positives against false negatives. By the accounting, every attack lies above the solid "
         "curve. Dots are measured on samples and scatter around their true place, so that a dot below the curve is no "
         "proof by itself: the findings compare confidence limits.",

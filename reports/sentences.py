@@ -46,19 +46,16 @@ _BASIS = {
     Standing.CONFIRMED: "It follows from the accounting",
     Standing.CONDITIONAL: "If the training was what its ledger says, it follows from the accounting",
     Standing.UNCONFIRMED: "If the bundle's unconfirmed accounting were true, it would follow",
-    Standing.REFUTED: "The findings contradict the following. By the bundle's own accounting it would follow",
 }
 _AT_MOST = {
     Standing.CONFIRMED: "At most",
     Standing.CONDITIONAL: "If the training was what its ledger says: at most",
     Standing.UNCONFIRMED: "By the bundle's unconfirmed numbers: at most",
-    Standing.REFUTED: "By the bundle's numbers, which the findings contradict: at most",
 }
 _CAVEAT = {
     Standing.CONFIRMED: "",
     Standing.CONDITIONAL: " (if the training was what its ledger says)",
     Standing.UNCONFIRMED: " (by the bundle's unconfirmed numbers)",
-    Standing.REFUTED: " (by the bundle's numbers, which the findings contradict)",
 }
 _TRACE = {
     PASS: "Noise and clipping were tested and look like what the ledger says.",
@@ -180,22 +177,38 @@ class Story:
         """Qualify a table of numbers that rest on the accounting; empty when they are confirmed."""
         return _CAVEAT[self.standing]
 
+    @property
+    def ceilings(self) -> tuple[tuple[float, float], ...]:
+        """The (false-positive rate, largest true-positive rate) pairs to show; none where the findings refute them."""
+        summary = self.evidence.accounting
+        return () if summary is None or self.standing == Standing.REFUTED else summary.tpr_ceilings
+
     def odds_lead(self) -> str:
         """Introduce the odds, or say why there are none."""
-        summary = self.evidence.accounting
-        if summary is None or not summary.tpr_ceilings:
+        if self.standing == Standing.REFUTED:
+            return "No odds can be promised: the findings contradict the claim, or what it rests on."
+        if not self.ceilings:
             return "The bundle holds no ceiling on attacks, so that no odds can be given."
         return f"{_BASIS[self.standing]} that of every 100 {self.many} in the training data"
 
     def odds(self) -> list[str]:
         """Say in odds what an attacker can do, from the ceilings of the accounting; each goes on from `odds_lead`."""
-        summary = self.evidence.accounting
-        ceilings = summary.tpr_ceilings if summary is not None else ()
         return [
             f"at most {_percent_up(tpr)} can be pointed out by an attacker who wrongly flags {_per(fpr)} of those that "
             "were not in it."
-            for fpr, tpr in ceilings
+            for fpr, tpr in self.ceilings
         ]
+
+    def posteriors(self) -> list[tuple[str, list[str]]]:
+        """Return, per prior, the largest probability that a flagged record was a member, at each ceiling's rate."""
+        return [
+            (f"{100 * prior:g} %", [_posterior(prior, *pair) for pair in self.ceilings]) for prior in (0.01, 0.1, 0.5)
+        ]
+
+
+def _posterior(prior: float, fpr: float, tpr: float) -> str:
+    right, wrong = prior * tpr, (1 - prior) * fpr
+    return f"{_percent_up(right / (right + wrong))} %" if right + wrong > 0 else "none"
 
 
 def _percent_up(rate: float) -> str:
@@ -209,16 +222,3 @@ def _per(rate: float) -> str:
     times = 1 / rate if rate > 0 else float("inf")
     whole = times < 20_000 and abs(times - round(times)) < 1e-6 * times
     return f"1 in {times:.0f}" if whole else f"{100 * rate:.3g} %"
-
-
-def posteriors(evidence: Evidence) -> list[tuple[str, list[str]]]:
-    """Return, per prior, the largest probability that a flagged record was a member, at each ceiling's rate."""
-    ceilings = evidence.accounting.tpr_ceilings if evidence.accounting else ()
-    rows = []
-    for prior in (0.01, 0.1, 0.5):
-        cells = []
-        for fpr, tpr in ceilings:
-            right, wrong = prior * tpr, (1 - prior) * fpr
-            cells.append(f"{_percent_up(right / (right + wrong))} %" if right + wrong > 0 else "none")
-        rows.append((f"{100 * prior:g} %", cells))
-    return rows

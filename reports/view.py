@@ -146,7 +146,7 @@ def checks(evidence: Evidence) -> Table | None:
             WORDS[c.status],
             _number(c.p_value),
             _number(c.minimum_detectable),
-            plain(c.detail).replace("minimum_detectable", "the smallest effect")
+            plain(c.detail).replace("minimum_detectable", "the smallest effect that it finds")
             + (f" Refuted: {plain(c.refuted)}" if c.refuted else ""),
         )
         for c in evidence.checks

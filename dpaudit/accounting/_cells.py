@@ -58,8 +58,9 @@ def _both(
 
 def _normal_mass(edges: Floats) -> Floats:
     """Return the standard normal mass between neighbouring edges, with relative precision in both tails."""
-    left, right = edges[:-1], edges[1:]
-    return np.asarray(np.where(left > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left)))
+    tails = ndtr(-np.abs(edges))
+    same_side = np.signbit(edges[:-1]) == np.signbit(edges[1:])
+    return np.asarray(np.where(same_side, np.abs(tails[1:] - tails[:-1]), 1 - tails[1:] - tails[:-1]))
 
 
 def _sampled_inverse(loss: Floats, rate: float) -> Floats:

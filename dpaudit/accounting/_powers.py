@@ -41,7 +41,7 @@ def _precise_power(pmf: Pmf, count: int, highest: int, length: int) -> Spectrum:
         turned *= base
         turned += first
         total[index] = pmf.probs @ turned.view(np.float64).reshape(-1, 2)
-    real, imaginary = total[:, 0] + (math.fsum(pmf.probs) - 1), total[:, 1]
+    real, imaginary = total[:, 0] + (float(pmf.probs.sum()) - 1), total[:, 1]
     log_size = 0.5 * np.log1p(2 * real + real * real + imaginary * imaginary)
     whole_turns = np.array([index * centre * count % length for index in range(highest + 1)])
     angle = count * np.arctan2(imaginary, 1 + real) - whole_turns * (2 * np.pi / length)

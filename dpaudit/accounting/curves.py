@@ -58,8 +58,9 @@ class PrivacyCurve:
             eps = self._epsilons[start : start + 100, None]
             delta = self._deltas[start : start + 100, None]
             flat = alpha.reshape(1, -1)
-            with np.errstate(over="ignore"):
-                bound = np.maximum(1 - delta - np.exp(eps) * flat, np.exp(-eps) * (1 - delta - flat))
+            with np.errstate(over="ignore", invalid="ignore"):
+                steep = np.where(flat > 0, np.exp(eps) * flat, 0.0)
+            bound = np.maximum(1 - delta - steep, np.exp(-eps) * (1 - delta - flat))
             best = np.maximum(best, np.maximum(bound.max(axis=0), 0.0).reshape(alpha.shape))
         return best
 

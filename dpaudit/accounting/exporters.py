@@ -13,7 +13,9 @@ def _tree(event: ev.TreeAggregation, dp: Any) -> Any:
 
 
 def _without_replacement(event: ev.SampledWithoutReplacement, dp: Any) -> Any:
-    return dp.dp_event.SampledWithoutReplacementDpEvent(event.population, event.sample_size, to_dp_accounting(event.event))
+    return dp.dp_event.SampledWithoutReplacementDpEvent(
+        event.population, event.sample_size, to_dp_accounting(event.event)
+    )
 
 
 def _truncated(event: ev.TruncatedPoissonGaussian, dp: Any) -> Any:

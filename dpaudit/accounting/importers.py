@@ -73,7 +73,7 @@ def _single_epoch_tree(event: Any) -> ev.Event:
     deepest = max(counts, default=0) if isinstance(counts, Iterable) else counts
     if not deepest:
         return ev.NoOp()
-    return ev.TreeAggregation(noise_multiplier=event.noise_multiplier, steps=(int(deepest),))
+    return ev.TreeAggregation(noise_multiplier=float(event.noise_multiplier), steps=(int(deepest),))
 
 
 def _without_replacement(event: Any) -> ev.Event:
@@ -87,14 +87,14 @@ def _truncated(event: Any) -> ev.Event:
         dataset_size=event.dataset_size,
         sampling_rate=event.sampling_probability,
         max_batch_size=event.truncated_batch_size,
-        noise_multiplier=event.noise_multiplier,
+        noise_multiplier=float(event.noise_multiplier),
     )
 
 
 def _mixture(event: Any) -> ev.Event:
     """Convert; dp-accounting gives the noise as a standard deviation of outputs whose shifts are the sensitivities."""
     return ev.MixtureOfGaussians(
-        noise_multiplier=event.standard_deviation,
+        noise_multiplier=float(event.standard_deviation),
         sensitivities=tuple(map(float, event.sensitivities)),
         probabilities=tuple(map(float, event.sampling_probs)),
     )
@@ -103,14 +103,14 @@ def _mixture(event: Any) -> ev.Event:
 _CONVERTERS: dict[str, Callable[[Any], ev.Event]] = {
     "NoOpDpEvent": lambda _: ev.NoOp(),
     "NonPrivateDpEvent": lambda _: ev.NonPrivate(),
-    "GaussianDpEvent": lambda e: ev.Gaussian(noise_multiplier=e.noise_multiplier),
-    "LaplaceDpEvent": lambda e: ev.Laplace(noise_multiplier=e.noise_multiplier),
+    "GaussianDpEvent": lambda e: ev.Gaussian(noise_multiplier=float(e.noise_multiplier)),
+    "LaplaceDpEvent": lambda e: ev.Laplace(noise_multiplier=float(e.noise_multiplier)),
     "DiscreteLaplaceDpEvent": lambda e: ev.ApproximateDp(epsilon=e.noise_parameter * e.sensitivity),
     "RandomizedResponseDpEvent": _randomised_response,
-    "SelfComposedDpEvent": lambda e: ev.SelfComposed(event=from_dp_accounting(e.event), count=e.count),
+    "SelfComposedDpEvent": lambda e: ev.SelfComposed(event=from_dp_accounting(e.event), count=int(e.count)),
     "ComposedDpEvent": lambda e: ev.Composed(events=tuple(map(from_dp_accounting, e.events))),
     "PoissonSampledDpEvent": lambda e: ev.PoissonSampled(
-        sampling_rate=e.sampling_probability, event=from_dp_accounting(e.event)
+        sampling_rate=float(e.sampling_probability), event=from_dp_accounting(e.event)
     ),
     "SampledWithoutReplacementDpEvent": _without_replacement,
     "SingleEpochTreeAggregationDpEvent": _single_epoch_tree,
@@ -126,6 +126,7 @@ _CONVERTERS: dict[str, Callable[[Any], ev.Event]] = {
 def from_dp_accounting(event: Any) -> ev.Event:
     """Convert an event of dp-accounting (0.4 to 0.6), as JAX-Privacy and tensorflow-privacy also return.
 
+    Numbers may be tensors, as those of tensorflow-privacy are.
     Bounds are kept: discrete Laplace noise and randomised response become the pure guarantee that they give.
     An unknown event becomes `Unsupported`.
 

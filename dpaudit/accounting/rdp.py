@@ -1,10 +1,9 @@
 """Renyi differential privacy of events, order by order, and its conversion to epsilon.
 
-Orders and conversion are those of dp-accounting (Canonne, Kamath, Steinke, arXiv:2004.00010, Proposition 12), as are
-the bounds for sampling without replacement and for repeating and selecting. Divergences of Gaussian mixtures are
-integrals of analytic functions, for which the trapezoid rule converges exponentially. That covers the replace-one
-relation, where dp-accounting 0.6 is wrong (Gaussian) or has nothing (Poisson), and is up to 30 % tighter at fractional
-orders than its series, which sums absolute values.
+Orders, series and conversion (Canonne, Kamath, Steinke, arXiv:2004.00010, Proposition 12) are those of dp-accounting,
+so that the numbers are; its own functions are called for sampling without replacement and for repeating and selecting.
+Where it is wrong (Gaussian under replace-one) or has nothing (Poisson under replace-one, mixtures), the divergence is
+integrated numerically.
 """
 
 import math
@@ -18,11 +17,11 @@ from scipy.special import bdtrc, logsumexp
 from dpaudit import events as ev
 from dpaudit.accounting import _cells
 from dpaudit.accounting._pmf import Floats, Pld
+from dpaudit.accounting._renyi import ORDERS, log_mixture, log_moments, log_normal, sampled_gaussian
 from dpaudit.accounting.pld import effective_gaussian, flattened, infinite, refuse, tree_multiplier, unsupported
 from dpaudit.records import Relation
 
-ORDERS: Floats = np.array([1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [128, 256, 512, 1024], float)
-"""The default orders of dp-accounting 0.6."""
+_NO_PROTECTION = 0.05  # noise multipliers under which integrals would take millions of points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,47 +50,18 @@ class Rdp:
 NOTHING = Rdp(values=np.zeros(ORDERS.size))
 
 
-def _log_integral(
-    log_upper: Callable[[Floats], Floats], log_lower: Callable[[Floats], Floats], z: float, shift: float
-) -> Floats:
-    """Return log of the integral of upper^a lower^(1-a) at every order a, where the mass lies in [-1, shift * a].
-
-    The integrand has no singularity nearer to the real line than pi z^2; with a width of z^2/2 (z/8 for large z)
-    the trapezoid rule errs by less than e^-39.
-    """
-    width = min(z / 8, z * z / 2)
-    result = np.empty(ORDERS.size)
-    for index, order in enumerate(ORDERS):
-        x = np.arange(-1 - 14 * z, shift * order + 14 * z + width, width)
-        result[index] = logsumexp(order * log_upper(x) + (1 - order) * log_lower(x)) + math.log(width)
-    return result
-
-
-def _log_normal(x: Floats, mean: float, z: float) -> Floats:
-    return np.asarray(-((x - mean) ** 2) / (2 * z * z) - math.log(z) - 0.5 * math.log(2 * math.pi))
-
-
-def _log_mixture(z: float, rate: float, mean: float) -> Callable[[Floats], Floats]:
-    def log_density(x: Floats) -> Floats:
-        return np.logaddexp(math.log1p(-rate) + _log_normal(x, 0, z), math.log(rate) + _log_normal(x, mean, z))
-
-    return log_density
-
-
 def _gaussian(event: ev.Event, z: float, rate: float, relation: Relation) -> Floats:
     """Return the divergence of a Poisson-sampled Gaussian (the larger direction is "remove": arXiv:1908.10530)."""
     if rate == 0 or math.isinf(z):
         return NOTHING.values
     if z == 0:
         raise infinite(event, "has noise multiplier 0")
-    z = max(z, 1e-3)  # less noise than this is no protection at any order: keep the integral finite
-    if rate == 1:
+    if rate == 1 or z < _NO_PROTECTION:  # without amplification, which bounds what there is with it
         return ORDERS / (2 * z * z) * (4 if relation == Relation.REPLACE_ONE else 1)
-    upper = _log_mixture(z, rate, 1.0)
     if relation == Relation.REPLACE_ONE:
-        logs = _log_integral(upper, _log_mixture(z, rate, -1.0), z, 2.0)
+        logs = log_moments(log_mixture(z, rate, 1.0), log_mixture(z, rate, -1.0), z, 2.0, ORDERS)
     else:
-        logs = _log_integral(upper, lambda x: _log_normal(x, 0, z), z, 1.0)
+        logs = sampled_gaussian(z, rate)
     return np.asarray(np.maximum(logs, 0) / (ORDERS - 1))
 
 
@@ -221,16 +191,18 @@ def _mixture(event: ev.MixtureOfGaussians, relation: Relation) -> Rdp:
         raise infinite(event, "has noise multiplier 0")
     if relation == Relation.REPLACE_ONE:
         raise unsupported(event, "mixtures of Gaussians are known here for add-or-remove-one only")
+    if z < _NO_PROTECTION:
+        return Rdp(values=ORDERS * max(event.sensitivities) ** 2 / (2 * z * z))
     parts = [(c, p) for c, p in zip(event.sensitivities, event.probabilities, strict=True) if p > 0]
 
     def upper(x: Floats) -> Floats:
-        return np.asarray(logsumexp([math.log(p) + _log_normal(x, c, z) for c, p in parts], axis=0))
+        return np.asarray(logsumexp([math.log(p) + log_normal(x, c, z) for c, p in parts], axis=0))
 
     def lower(x: Floats) -> Floats:
-        return _log_normal(x, 0, z)
+        return log_normal(x, 0, z)
 
     reach = max(c for c, _ in parts)
-    logs = [_log_integral(upper, lower, z, reach), _log_integral(lower, upper, z, reach)]
+    logs = [log_moments(upper, lower, z, reach, ORDERS), log_moments(lower, upper, z, reach, ORDERS)]
     return Rdp(values=np.asarray(np.maximum(np.max(logs, axis=0), 0) / (ORDERS - 1)))
 
 

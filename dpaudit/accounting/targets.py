@@ -99,5 +99,4 @@ def calibrate_target(
         raise UsageError(f"a target on {target.kind} needs the accountant 'pld'; got {accountant!r}.")
     limit = target.value if target.fpr is None else target.value - target.fpr
     search = Search(_measure(target, delta, make_event, Relation(relation)), limit * (1 - MARGIN))
-    search.bracket(1.0, (SMALLEST, LARGEST))
-    return search.root(MARGIN)
+    return search.search(1.0, (SMALLEST, LARGEST))

@@ -11,6 +11,7 @@ from dpaudit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 
 if TYPE_CHECKING:
     from dpaudit.records import CheckResult, Scalar, Status
+    from dpaudit.verification import MechanismSubject
 
 
 @click.group("check")
@@ -84,3 +85,110 @@ def ledger(ctx: click.Context, /, ledger: Path, rounds: int | None, noise_draws:
     opened = PrivacyLedger.open(ledger)
     results = verification.check_ledger(opened, rounds_run=rounds, noise_draws=noise_draws)
     report(ctx, results, as_json=as_json, digest=opened.digest, torn_bytes=opened.torn_bytes)
+
+
+@command.command()
+@click.argument("factory")
+@click.option("--noise-multiplier", type=float, required=True, help="The claim: noise over the largest contribution.")
+@click.option("--sampling-rate", type=float, default=1.0, show_default=True, help="To turn a finding into an epsilon.")
+@click.option("--steps", type=click.IntRange(min=1), help="To turn a finding into an epsilon.")
+@click.option("--delta", type=float, help="To turn a finding into an epsilon.")
+@click.option("--significance", type=float, default=0.01, show_default=True, help="False-alarm probability, all tests.")
+@click.option("--seed", type=int, default=0, show_default=True, help="First of the seeds that the step is run with.")
+@json_option
+@click.pass_context
+def step(
+    ctx: click.Context,
+    /,
+    *,
+    factory: str,
+    noise_multiplier: float,
+    sampling_rate: float,
+    steps: int | None,
+    delta: float | None,
+    significance: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Test one training step: FACTORY is module:function, and returns a dpaudit.verification.Step."""
+    from dpaudit import verification
+    from dpaudit._objects import load_object
+
+    made = load_object(factory)
+    claim = verification.StepClaim(
+        noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps, delta=delta
+    )
+    results = verification.check_step(made, claim, significance=significance, seed=seed)
+    report(ctx, results, as_json=as_json, significance=significance, seed=seed)
+
+
+@command.command()
+@click.argument("target")
+@click.option("--epsilon", type=float, help="Claimed epsilon; or give --mu.")
+@click.option("--delta", type=float, default=0.0, show_default=True, help="Claimed delta.")
+@click.option("--mu", type=float, help="Claimed Gaussian differential privacy, tested at its whole profile.")
+@click.option("--pairs", help="MODULE:OBJECT, a list of dpaudit.verification.Neighbours, if TARGET is a bare function.")
+@click.option(
+    "--max-pairs", type=click.IntRange(min=1), default=20_000, show_default=True, help="Outputs on each side."
+)
+@click.option("--float-bits", is_flag=True, help="Also look for the holes of floating-point noise.")
+@click.option("--significance", type=float, default=0.01, show_default=True, help="False-alarm probability.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@json_option
+@click.pass_context
+def mechanism(
+    ctx: click.Context,
+    /,
+    *,
+    target: str,
+    epsilon: float | None,
+    delta: float,
+    mu: float | None,
+    pairs: str | None,
+    max_pairs: int,
+    float_bits: bool,
+    significance: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Test a mechanism on pairs of neighbouring data sets, until its claim is refuted or the budget is used.
+
+    TARGET is module:object: a dpaudit.verification.MechanismSubject, a function that returns one when called, or the
+    mechanism(dataset, n) itself together with --pairs.
+    """
+    from dpaudit import verification
+
+    subject = _subject(target, pairs)
+    result = verification.check_mechanism(
+        subject.mechanism,
+        subject.pairs,
+        epsilon,
+        delta,
+        claim=None if mu is None else verification.PrivacyClaim.gaussian(mu),
+        significance=significance,
+        max_pairs=max_pairs,
+        float_bits=float_bits,
+        seed=seed,
+    )
+    report(ctx, [result], as_json=as_json, significance=significance, seed=seed)
+
+
+def _subject(target: str, pairs: str | None) -> "MechanismSubject":
+    """Return what to test: a subject, what a function without arguments makes, or a function with its pairs."""
+    from dpaudit._objects import load_object
+    from dpaudit.errors import UsageError
+    from dpaudit.verification import MechanismSubject, Neighbours
+
+    found = load_object(target)
+    if pairs is not None:
+        given = load_object(pairs)
+        listed = (given,) if isinstance(given, Neighbours) else tuple(given)
+        return MechanismSubject(mechanism=found, pairs=listed)
+    if callable(found) and not isinstance(found, MechanismSubject):
+        try:
+            found = found()
+        except TypeError as error:
+            raise UsageError(f"{target!r} needs arguments ({error}); give --pairs if it is the mechanism.") from error
+    if not isinstance(found, MechanismSubject):
+        raise UsageError(f"{target!r} must be a dpaudit.verification.MechanismSubject; got {type(found).__name__}.")
+    return found

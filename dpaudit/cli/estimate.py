@@ -11,7 +11,8 @@ from dpaudit.errors import EXIT_INCONCLUSIVE, UsageError
 from dpaudit.records import Bound, Relation
 
 METHODS = (
-    "one-run", "one-run-fdp", "one-run-max", "clopper-pearson", "gdp", "bayes", "independent-canaries", "mean-shift", "one-shot",
+    "one-run", "one-run-fdp", "one-run-max", "clopper-pearson", "gdp", "bayes", "independent-canaries", "mean-shift",
+    "one-shot",
 )  # fmt: skip
 GAME = ("canaries", "guesses", "correct")
 CONFUSION = ("tp", "fn", "fp", "tn")
@@ -54,7 +55,8 @@ Exit code 3 when no method gives a number; the reason is printed.
 @json_option
 def command(scores: Path | None, methods: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print the bounds; see HELP."""
-    bounds = [_bound(scores, method, options) for method in _methods(scores, methods, options)]
+    chosen = _methods(scores, methods, options)
+    bounds = _from_counts(chosen, options) if scores is None else _from_scores(scores, chosen, options)
     emit("estimate", {"bounds": bounds, "scores": str(scores) if scores else None}, _text(bounds), as_json=as_json)
     if all(bound.epsilon is None for bound in bounds):
         click.get_current_context().exit(EXIT_INCONCLUSIVE)
@@ -74,58 +76,44 @@ def _methods(scores: Path | None, methods: tuple[str, ...], options: Mapping[str
     return methods or (("clopper-pearson",) if confusion else ("one-run-max",))
 
 
-def _complete(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, int]:
+def _complete(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     missing = [name for name in names if options[name] is None]
     if missing:
         raise UsageError(f"counts are incomplete; also give {', '.join('--' + name for name in missing)}.")
     return {name: options[name] for name in names}
 
 
-def _bound(scores: Path | None, method: str, options: Mapping[str, Any]) -> Bound:
-    from dpaudit import estimation
+def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("delta", "confidence", "group_size")
+    return {name: options[name] for name in names} | {"relation": Relation(options["relation"])}
+
+
+def _from_counts(methods: tuple[str, ...], options: Mapping[str, Any]) -> list[Bound]:
+    from dpaudit.estimation import estimate_confusion, estimate_game
     from dpaudit.estimation.counts import CONFUSION_METHODS, GAME_METHODS
 
-    shared = {
-        "method": method,
-        "delta": options["delta"],
-        "confidence": options["confidence"],
-        "group_size": options["group_size"],
-        "relation": Relation(options["relation"]),
-    }
-    if scores is None:
-        names, kind, known = CONFUSION, "a confusion matrix", CONFUSION_METHODS
-        if _given(options, ("canaries", "correct")):
-            names, kind, known = GAME, "a guessing game", GAME_METHODS
+    played = _given(options, ("canaries", "correct"))
+    known, kind = (GAME_METHODS, "a guessing game") if played else (CONFUSION_METHODS, "a confusion matrix")
+    counts = _complete(options, GAME if played else CONFUSION) | _shared(options)
+    for method in methods:
         if method not in known:
             raise UsageError(f"{method} takes no counts of {kind}; use {', '.join(known)}, or give a file of scores.")
-        counts = _complete(options, names)
-        if known is CONFUSION_METHODS:
-            return estimation.estimate_confusion(**counts, **shared)
-        return estimation.estimate_game(**counts, **shared, curve=options["curve"])
-    dimension = options["dimension"]
-    return estimation.estimate_source(
-        _source(scores),
-        **shared,
-        guesses=options["guesses"],
-        threshold_selection=options["threshold_selection"],
-        interest_epsilon=options["interest_epsilon"],
-        curve=options["curve"],
-        declared=options["declare"],
-        seed=options["seed"],
-        options={} if dimension is None else {"dimension": dimension},
-    )
+    if played:
+        return [estimate_game(**counts, method=method, curve=options["curve"]) for method in methods]
+    return [estimate_confusion(**counts, method=method) for method in methods]
 
 
-_CACHE: dict[Path, Any] = {}
+def _from_scores(path: Path, methods: tuple[str, ...], options: Mapping[str, Any]) -> list[Bound]:
+    from dpaudit.estimation import estimate_source, read_scores
 
-
-def _source(path: Path) -> Any:
-    """Return the scores of the file, read once per command."""
-    from dpaudit.estimation import read_scores
-
-    if path not in _CACHE:
-        _CACHE[path] = read_scores(path)
-    return _CACHE[path]
+    source, dimension = read_scores(path), options["dimension"]
+    names = ("guesses", "threshold_selection", "interest_epsilon", "curve", "seed")
+    arguments = {name: options[name] for name in names} | _shared(options)
+    extra = {} if dimension is None else {"dimension": dimension}
+    return [
+        estimate_source(source, **arguments, method=method, declared=options["declare"], options=extra)
+        for method in methods
+    ]
 
 
 def _text(bounds: list[Bound]) -> str:

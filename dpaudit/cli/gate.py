@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("evidence", type=click.Path(path_type=Path))
 @click.option("--policy", metavar="FILE|PROFILE", help="Profile (strict, standard, research) or policy file.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="Evidence of the released model (DPA401).")
 @click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="Date of the judgement (UTC today).")
 @click.option(
     "--output",
     "outputs",
     multiple=True,
     metavar="FORMAT=PATH",
-    help="Write the verdict as text, json, junit, junit-strict, md or html; any number of times.",
+    help="Write it as text, json, junit, junit-strict, sarif, gitlab, github, md or html; any number of times.",
 )
 @click.option("--allow-inconclusive", is_flag=True, help="Exit 0 instead of 3 when the verdict is inconclusive.")
 @click.option("--report-only", is_flag=True, help="Exit 0 whatever the verdict is.")
 @click.option(
     "--no-recompute", is_flag=True, help="Do not recompute the claim from the ledger (DPA001 then cannot pass)."
 )
+@click.option("--no-ci", is_flag=True, help="No annotations and no step summary in GitHub Actions.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @json_option
 @click.pass_context
@@ -40,11 +42,13 @@ def command(
     *,
     evidence: Path,
     policy: str | None,
+    baseline: Path | None,
     now: datetime | None,
     outputs: tuple[str, ...],
     allow_inconclusive: bool,
     report_only: bool,
     no_recompute: bool,
+    no_ci: bool,
     color: str,
     as_json: bool,
 ) -> None:
@@ -53,6 +57,7 @@ def command(
     Exit code: 0 pass, 1 fail, 2 usage or unreadable evidence, 3 inconclusive.
     """  # fmt: skip
     from dpaudit import reports
+    from dpaudit.cli import github_actions
     from dpaudit.evidence import read_evidence
     from dpaudit.gate import evaluate
     from dpaudit.policy import load_policy
@@ -65,9 +70,13 @@ def command(
         refuse_inside(path, bundle.root)
     today = now.date() if now else datetime.now(UTC).date()
     recompute_it = chosen.claim.recompute and not no_recompute
-    verdict = evaluate(bundle, chosen, today=today, recomputed=recompute(bundle) if recompute_it else None)
+    recomputed = recompute(bundle) if recompute_it else None
+    released = read_evidence(baseline) if baseline else None
+    verdict = evaluate(bundle, chosen, today=today, recomputed=recomputed, baseline=released)
     for kind, path in targets:
-        write(path, reports.render(kind, bundle, verdict))
+        write(path, reports.render(kind, bundle, verdict, policy=chosen))
+    if not no_ci:
+        github_actions.tell(bundle, verdict, chosen, to_stderr=as_json)
     code, note = _exit_code(verdict, allow_inconclusive=allow_inconclusive, report_only=report_only)
     body = {**document.payload(bundle, verdict), "exit_code": code, "written": [str(path) for _, path in targets]}
     shown = text.render(bundle, verdict, colour=not as_json and _colour(color), width=_width())
@@ -116,7 +125,7 @@ def refuse_inside(path: Path, root: Path) -> None:
         raise UsageError(f"--output {path} lies inside the evidence {root}, which would change it. Write elsewhere.")
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str | bytes) -> None:
     """Write a rendering; raise UsageError if that cannot be done."""
     from dpaudit import serialize
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "The noise multiplier that reaches a privacy target."),
     "check": ("check", "Statistical checks of noise, sampling and ledgers."),
     "demo": ("demo", "One passing and one failing run, in about a minute."),
+    "diff": ("diff", "What changed between two evidence bundles."),
     "doctor": ("doctor", "What is installed, what conflicts, how to repair it."),
     "estimate": ("estimate", "Lower bounds on epsilon, from scores."),
     "explain": ("explain", "What a rule of the gate asks, why it matters, how to fix it."),

@@ -62,16 +62,14 @@ def _text(plan: dict[str, Any]) -> str:
     if plan["canaries"] is None:
         return f"{plan['method']}: not reached: {plan['reason']}"
     low, high = plan["power_ci"]
+    chance = f"with probability {plan['power']:.2f} ({low:.2f} to {high:.2f})"
+    really = f"when it really is {plan['alternative_epsilon']:g}"
     lines = [
-        f"{plan['method']}: {plan['canaries']} canaries refute epsilon {plan['claim_epsilon']:g} with probability "
-        f"{plan['power']:.2f} ({low:.2f} to {high:.2f}) when it really is {plan['alternative_epsilon']:g}",
+        f"{plan['method']}: {plan['canaries']} canaries refute epsilon {plan['claim_epsilon']:g} {chance} {really}"
     ]
     if plan["guesses"] is not None:
         lines.append(f"  guesses: {plan['guesses']} (--threshold-selection {plan['threshold_selection']})")
     best = plan["largest_certifiable_epsilon"]
-    lines.append(
-        f"  largest epsilon a perfect attack could certify: {best:.3f}"
-        if best is not None
-        else f"  largest epsilon a perfect attack could certify: {plan['largest_certifiable_reason']}"
-    )
+    best = plan["largest_certifiable_reason"] if best is None else f"{best:.3f}"
+    lines.append(f"  largest epsilon a perfect attack could certify: {best}")
     return "\n".join(lines)

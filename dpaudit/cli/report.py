@@ -8,7 +8,12 @@ import click
 from dpaudit.cli.gate import recompute, refuse_inside, write
 from dpaudit.cli.output import emit, json_option
 
-_NAMES = {"html": "dpaudit-report.html", "md": "dpaudit-report.md", "json": "dpaudit-report.json"}
+_NAMES = {
+    "html": "dpaudit-report.html",
+    "md": "dpaudit-report.md",
+    "json": "dpaudit-report.json",
+    "pdf": "dpaudit-report.pdf",
+}
 
 
 @click.command()

@@ -72,6 +72,7 @@ class CurveFamily:
         epsilon: Parameter to the smallest epsilon at the delta that was asked for.
         high: A parameter so large that no audit refutes it.
         parameter: What the parameter is called in results.
+        tolerance: How closely the largest refuted parameter is searched; curves of a PLD are dear.
     """
 
     name: str
@@ -79,6 +80,7 @@ class CurveFamily:
     epsilon: Callable[[float, float], float]
     high: float
     parameter: str
+    tolerance: float = 1e-9
 
 
 def gaussian_family() -> CurveFamily:

@@ -5,10 +5,13 @@ f-DP mechanism, how the probabilities of i and of i - 1 right guesses can follow
 (algorithm 3 there, with two candidates per canary) finds that the observed number is too likely to fit.
 """
 
+from functools import lru_cache
+
 from dpaudit.estimation._invert import largest_refuted, largest_refuted_for_group
-from dpaudit.estimation.curves import CurveFamily, LeastFpr, eps_delta_curve
+from dpaudit.estimation.curves import CurveFamily, LeastFpr, eps_delta_curve, gaussian_family
 from dpaudit.estimation.steinke import check_game
 from dpaudit.estimation.steinke import epsilon_lower_bound as steinke_bound
+from dpaudit.gdp import gdp_epsilon
 
 EPSILON_HIGH = 60.0
 
@@ -37,6 +40,7 @@ def refutes_curve(least_fpr: LeastFpr, *, canaries: int, guesses: int, correct: 
     return False
 
 
+@lru_cache(maxsize=4096)
 def epsilon_lower_bound(
     *,
     canaries: int,
@@ -80,6 +84,19 @@ def largest_refuted_parameter(
         return refutes_curve(curve, canaries=canaries, guesses=guesses, correct=correct, error=error)
 
     return largest_refuted(refuted, family.high, tolerance=tolerance)
+
+
+@lru_cache(maxsize=4096)
+def gaussian_lower_bound(
+    *, canaries: int, guesses: int, correct: int, delta: float, error: float = 0.05, group_size: int = 1
+) -> tuple[float, float]:
+    """Return (epsilon at `delta`, mu) refuted inside the Gaussian family; for a group of k, mu-GDP becomes k mu-GDP.
+
+    Raises: UsageError for impossible counts.
+    """
+    counts = {"canaries": canaries, "guesses": guesses, "correct": correct}
+    mu = largest_refuted_parameter(gaussian_family(), **counts, error=error) / group_size
+    return (float(gdp_epsilon(mu, delta)) if mu > 0 else 0.0), mu
 
 
 def combined_lower_bound(

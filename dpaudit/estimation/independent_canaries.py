@@ -5,7 +5,7 @@ It is not valid for a general f-DP mechanism: with one magnitude shared by all c
 it exceeds the truth in up to 44 % of the runs.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ def tail_probability(*, canaries: int, guesses: int, errors: int, mu: float) -> 
     return float(weights @ bdtr(errors, guesses, _error_rate(share, mu)))
 
 
+@lru_cache(maxsize=4096)
 def mu_lower_bound(*, canaries: int, guesses: int, correct: int, error: float = 0.05, tolerance: float = 1e-9) -> float:
     """Return the largest mu refuted at level `error`, if the canaries are independent; 0 when none is.
 

@@ -70,7 +70,7 @@ def mu_lower_bound(member: Moments, non_member: Moments, error: float) -> float 
     if min(n1, n0) < 1 or freedom < 1:
         return None
     squares = member.squares + non_member.squares
-    if not squares > 0:
+    if not 0 < squares < math.inf:
         return None
     scale = math.sqrt(1 / n1 + 1 / n0)
     t = (member.mean - non_member.mean) / (math.sqrt(squares / freedom) * scale)
@@ -87,7 +87,7 @@ def centred_mu_lower_bound(member: Moments, non_member: Moments, error: float) -
         return None
     freedom = member.n - 1 + non_member.n
     squares = member.squares + non_member.squares + non_member.n * non_member.mean**2
-    if not squares > 0:
+    if not 0 < squares < math.inf:
         return None
     root = math.sqrt(member.n)
     t = member.mean * root / math.sqrt(squares / freedom)

@@ -7,7 +7,7 @@ from dpaudit._rng import stream
 from dpaudit.errors import UsageError
 from dpaudit.estimation import fdp, independent_canaries, steinke
 from dpaudit.estimation.assumptions import fair_coins, gaussian_scores, independent_scores
-from dpaudit.estimation.curves import CurveFamily, gaussian_family
+from dpaudit.estimation.curves import CurveFamily
 from dpaudit.estimation.guessing import correct_guesses
 from dpaudit.estimation.problem import Problem, answer, assume, unavailable
 from dpaudit.estimation.rules import guess_grid, planned_guesses
@@ -65,8 +65,11 @@ def rule_of(method: str, *, delta: float, group_size: int = 1, curve: "str | Cur
     if method == "one-run-fdp" and curve == "eps-delta":
         return Rule(plan="one-run-fdp:eps-delta", family=free, bound=plain(fdp.epsilon_lower_bound))
     if method == "one-run-fdp":
-        family = curve if isinstance(curve, CurveFamily) else gaussian_family()
-        evaluate = _within(family, delta=delta, group_size=group_size)
+        evaluate = (
+            _within(curve, delta=delta, group_size=group_size)
+            if isinstance(curve, CurveFamily)
+            else _gaussian(delta=delta, group_size=group_size)
+        )
         return Rule(plan="one-run-fdp:gaussian", family=Family.GAUSSIAN, bound=evaluate)
     evaluate = _independent(delta=delta, group_size=group_size)
     return Rule(plan="independent-canaries", family=Family.INDEPENDENT_CANARIES, bound=evaluate)
@@ -78,18 +81,25 @@ def _needs_delta(delta: float, what: str) -> None:
 
 
 def _within(family: CurveFamily, *, delta: float, group_size: int) -> Callable[[Game, float], Found]:
-    gaussian = family.name == "gaussian"
-    if group_size > 1 and not gaussian:
+    if group_size > 1:
         raise UsageError(f"groups of {group_size} need the gaussian or the eps-delta curve, not {family.name}.")
-    if gaussian:
-        _needs_delta(delta, "the gaussian curve")
 
     def evaluate(game: Game, error: float) -> Found:
         counts = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
-        parameter = fdp.largest_refuted_parameter(family, **counts, error=error) / group_size
+        parameter = fdp.largest_refuted_parameter(family, **counts, error=error, tolerance=family.tolerance)
         epsilon = family.epsilon(parameter, delta) if parameter > 0 else 0.0
-        facts: dict[str, Scalar] = {"curve": family.name, family.parameter: parameter}
-        return Found(epsilon=epsilon, mu=parameter if gaussian else None, details=facts)
+        return Found(epsilon=epsilon, details={"curve": family.name, family.parameter: parameter})
+
+    return evaluate
+
+
+def _gaussian(*, delta: float, group_size: int) -> Callable[[Game, float], Found]:
+    _needs_delta(delta, "the gaussian curve")
+
+    def evaluate(game: Game, error: float) -> Found:
+        counts = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
+        epsilon, mu = fdp.gaussian_lower_bound(**counts, delta=delta, error=error, group_size=group_size)
+        return Found(epsilon=epsilon, mu=mu, details={"curve": "gaussian"})
 
     return evaluate
 

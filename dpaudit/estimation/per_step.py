@@ -27,7 +27,7 @@ from dpaudit.estimation.sources import ArraySource, Moments
 from dpaudit.estimation.thresholds import at_ranks
 from dpaudit.records import Assumption, Bound, Family, Relation, ScoreSet
 
-METHODS = ("mean-shift", "mean-shift-centred", "gdp")
+METHODS = ("mean-shift", "mean-shift-centred", "mean-shift-signed", "gdp")
 
 
 def per_step_bound(
@@ -53,7 +53,9 @@ def per_step_bound(
         delta: At which `compose` answers.
         confidence: One-sided.
         method: "mean-shift" (noncentral t), "mean-shift-centred" (also uses that scores without a canary have mean
-            0, as in a direction that no example touches), or "gdp" (error rates at the rank of the claimed noise).
+            0, as in a direction that no example touches), "mean-shift-signed" (the coin decides between +canary, in
+            `included`, and -canary, in `excluded`: the shift is 2/sigma, so the bound is twice as sharp), or "gdp"
+            (error rates at the rank of the claimed noise).
         claimed_noise_multiplier: For gdp: fixes the threshold beforehand.
         relation: Neighbouring relation.
         declared: "iid-steps" when the caller vouches that sampler and noise are the same in all steps.
@@ -106,6 +108,9 @@ def _mu(problem: Problem, method: str, claimed: float | None) -> float | None:
         return mean_shift.mu_lower_bound(included, excluded, problem.error)
     if method == "mean-shift-centred":
         return mean_shift.centred_mu_lower_bound(included, excluded, problem.error)
+    if method == "mean-shift-signed":
+        twice = mean_shift.mu_lower_bound(included, excluded, problem.error)
+        return None if twice is None else twice / 2
     if claimed is None or not claimed > 0:
         raise UsageError(f"method gdp needs claimed_noise_multiplier > 0, which fixes the threshold; got {claimed!r}.")
     if min(included.n, excluded.n) == 0:

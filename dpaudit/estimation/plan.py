@@ -10,14 +10,13 @@ from dpaudit import _validate
 from dpaudit.errors import UsageError
 from dpaudit.estimation.assumptions import INDEPENDENT_RUNS
 from dpaudit.estimation.estimate import METHODS
-from dpaudit.estimation.power import simulated_power
+from dpaudit.estimation.power import MULTI_RUN, simulated_power
 from dpaudit.estimation.reference import Mechanism, gaussian_of
 from dpaudit.estimation.rules import planned_guesses
 from dpaudit.records import PowerResult, ScoreSet
 
 _SMALLEST = 16
 _STEPS = 5
-MULTI_RUN = ("clopper-pearson", "gdp", "bayes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +140,7 @@ def _search(at: Callable[[int], PowerResult], wanted: float, limit: int) -> tupl
 
 def _round(value: float) -> int:
     """Round up to two significant digits."""
-    step = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    step = int(10 ** max(0, math.floor(math.log10(value)) - 1))
     return math.ceil(value / step) * step
 
 

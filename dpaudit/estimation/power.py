@@ -1,6 +1,7 @@
 """The power of an audit, by simulation of the very estimator that will judge it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from dpaudit import _validate
 from dpaudit._rng import stream
 from dpaudit.estimation.binomial import lower_limit, upper_limit
 from dpaudit.estimation.estimate import estimate
-from dpaudit.records import Bound, PowerResult, ScoreSet
+from dpaudit.records import Bound, BoundStatus, PowerResult, ScoreSet
 
-COUNT_METHODS = ("one-run", "one-run-fdp", "one-run-max", "clopper-pearson", "gdp", "bayes")
+MULTI_RUN = ("clopper-pearson", "gdp", "bayes")
+COUNT_METHODS = (*MULTI_RUN, "one-run", "one-run-fdp", "one-run-max", "independent-canaries")
 
 
 def simulated_power(
@@ -84,9 +86,10 @@ def perfect_attack(
         np.arange(non_members, dtype=np.float64),
     )
     bound = estimate(member, other, method=method, delta=delta, confidence=confidence, **estimate_options)
-    if method in COUNT_METHODS:
-        return bound
-    from dataclasses import replace
-
-    reason = f"{method} reads the distances of the scores, which a perfect attack can make as large as it likes"
-    return replace(bound, epsilon=None, mu=None, reason=reason)
+    if method not in COUNT_METHODS:
+        reason = f"{method} reads the distances of the scores, which a perfect attack can make as large as it likes"
+        return replace(bound, epsilon=None, mu=None, reason=reason)
+    if bound.status is BoundStatus.ASSUMPTION_REFUTED:  # these scores are no draw from the assumed distribution
+        assumed = bound.details["epsilon_if_assumed"]
+        return replace(bound, epsilon=None if assumed is None else float(assumed), status=BoundStatus.OK)
+    return bound

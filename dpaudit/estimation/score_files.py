@@ -71,9 +71,8 @@ def _read_csv(path: Path) -> Source:
             rows = csv.reader(stream)
             header = [name.strip() for name in next(rows, [])]
             if not {"score", "member"} <= set(header):
-                raise DataError(
-                    f"{path.name} must have columns score and member; it has {', '.join(header) or 'none'}."
-                )
+                found = ", ".join(header) or "none"
+                raise DataError(f"{path.name} must have columns score and member; it has {found}.")
             i, j = header.index("score"), header.index("member")
             for number, row in enumerate(rows, start=2):
                 if row:

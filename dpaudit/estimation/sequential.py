@@ -1,9 +1,9 @@
 """Anytime-valid tests: look after every observation, stop when refuted, and the error stays what was promised.
 
 A pair is one outcome x in [0, 1] of an event under "in" and one outcome y under "out"; the event (or any score in
-[0, 1]) is fixed before the pair is seen. Under (epsilon, delta)-DP, E[x] <= e^epsilon E[y] + delta, so the wealth of a bet on
-x - e^epsilon y - delta cannot be expected to grow. By Ville's inequality it ever reaches 1/alpha with probability at
-most alpha. (Waudby-Smith and Ramdas 2023 for betting; Ramdas et al. 2023 for e-processes.)
+[0, 1]) is fixed before the pair is seen. Under (epsilon, delta)-DP, E[x] <= e^epsilon E[y] + delta, so the wealth of
+a bet on x - e^epsilon y - delta cannot be expected to grow. By Ville's inequality it ever reaches 1/alpha with
+probability at most alpha. (Waudby-Smith and Ramdas 2023 for betting; Ramdas et al. 2023 for e-processes.)
 """
 
 import math

@@ -1,9 +1,9 @@
 """Several canaries per gradient coordinate, guessed one after another with the coins already guessed revealed.
 
 Keinan, Shenfeld and Ligett 2025: a coordinate that holds n canaries shows the number of those included, plus noise;
-once the coins of some are revealed, the sum says more about the rest. The bound of `steinke` stays valid with this adaptive
-reveal, because it holds guess by guess given the output and the coins revealed before. It is not proved for the
-f-DP recursion, whose counting argument takes all guesses at once.
+once the coins of some are revealed, the sum says more about the rest. The bound of `steinke` stays valid with this
+adaptive reveal, because it holds guess by guess given the output and the coins revealed before. It is not proved
+for the f-DP recursion, whose counting argument takes all guesses at once.
 """
 
 import heapq

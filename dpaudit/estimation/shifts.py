@@ -33,7 +33,8 @@ def estimate_mean_shift(problem: Problem) -> Bound:
     family = family_of(problem, Family.GAUSSIAN)
     mu = mean_shift.mu_lower_bound(*problem.source.moments(), problem.error)
     if mu is None:
-        return unavailable(problem, family, "needs scores on both sides, three or more in all, that are not constant")
+        reason = "needs scores on both sides, three or more in all, with a variance that is neither 0 nor infinite"
+        return unavailable(problem, family, reason)
     checks = independence_of(problem), gaussian_scores(problem.source, problem.seed), equal_variances(problem.source)
     epsilon, mu = _epsilon(mu, problem)
     return answer(problem, family=family, epsilon=epsilon, mu=mu, assumptions=checks)

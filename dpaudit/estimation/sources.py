@@ -4,6 +4,7 @@ The estimators ask only for order statistics, counts above thresholds, moments a
 gives the same bound as its scores in memory, with memory that does not grow with the file.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,8 +86,11 @@ def _tally_one(scores: Floats, thresholds: Floats) -> tuple[Counts, Counts]:
 
 
 def _moments(scores: Floats) -> Moments:
+    """Return the moments; infinite where double precision cannot hold them, which the estimators refuse."""
     n = int(scores.size)
-    return Moments(n=n, mean=float(np.mean(scores)) if n else 0.0, squares=float(np.var(scores)) * n if n else 0.0)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        mean, squares = (float(np.mean(scores)), float(np.var(scores)) * n) if n else (0.0, 0.0)
+    return Moments(n=n, mean=mean, squares=squares if math.isfinite(squares) else math.inf)
 
 
 @dataclass(frozen=True)

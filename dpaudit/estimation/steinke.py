@@ -5,6 +5,7 @@ coins (r fixed beforehand) and abstains on the others; v guesses are right.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
     return min(1.0, beta + 2 * canaries * delta * _delta_slope(guesses, correct, p))
 
 
+@lru_cache(maxsize=4096)
 def epsilon_lower_bound(
     *,
     canaries: int,

@@ -7,10 +7,14 @@ which gives the same numbers more slowly. Leading dimensions are left open, so r
 callers must not pass an empty cohort.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dpaudit.federated import bookkeeping
+from dpaudit.federated.layer_rules import Unsupported
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -41,6 +45,9 @@ class ClientFunctions:
         self._gradients = tf.function(self._trace_gradients, input_signature=[vector, x, y, y, seed])
         self._updates = tf.function(self._trace_updates, input_signature=[vector, x, y, steps, mask, rate, seed])
         self._logits = tf.function(self._trace_logits, input_signature=[vector, x])
+        signature = [vector, x, y, y, rate, seed]
+        self._clipped = tf.function(self._trace_clipped, input_signature=signature, autograph=False)
+        self._floats: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -79,6 +86,20 @@ class ClientFunctions:
 
         return tf.vectorized_map(of_example, index)
 
+    def _trace_clipped(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
+        import tensorflow as tf
+
+        index, clip_norm, seed = rest
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            trace = bookkeeping.Trace(self._model, tape)
+            with trace.tapped():
+                logits = self._call(weights, tf.gather(x, index), seed, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.gather(y, index), logits=logits)
+            loss = tf.reduce_sum(losses)
+        parts = trace.parts(loss)
+        self._floats = trace.floats + sum(part.floats for part in parts)
+        return bookkeeping.clipped_sum(parts, clip_norm=clip_norm)
+
     def _trace_updates(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
         import tensorflow as tf
 
@@ -116,6 +137,43 @@ class ClientFunctions:
             tf.constant(weights, tf.float32), x, y, tf.constant(index, tf.int32), tf.constant(seed, tf.int32)
         )
         return np.asarray(rows)
+
+    @functools.cached_property
+    def no_bookkeeping(self) -> str | None:
+        """Why clipped sums by book-keeping cannot be had for this model; None where they can."""
+        try:
+            bookkeeping.check_layers(self._model)
+            self._clipped.get_concrete_function()
+        except Unsupported as reason:
+            return str(reason)
+        return None
+
+    @property
+    def bookkeeping_bytes(self) -> int:
+        """About how much memory one example takes in `clipped_sum`; call only where `no_bookkeeping` is None."""
+        return 4 * (self._floats or 0)
+
+    def clipped_sum(
+        self,
+        weights: NDArray[np.float64],
+        x: Any,
+        y: Any,
+        index: NDArray[np.int64],
+        *,
+        clip_norm: float,
+        seed: tuple[int, int],
+    ) -> tuple[NDArray[np.float64], Floats]:
+        """Return the sum of the clipped per-example gradients, (parameters,), and their norms (n,), by book-keeping.
+
+        The arguments are those of `per_example_gradients`; norms are up to 2^-18 too large, never too small. Where a
+        norm is NaN or infinite (also: beyond about 1e19, where its square is) the sum is of no use.
+        """
+        import tensorflow as tf
+
+        flat, positions = tf.constant(weights, tf.float32), tf.constant(index, tf.int32)
+        clip = tf.constant(clip_norm, tf.float32)
+        total, norms = self._clipped(flat, x, y, positions, clip, tf.constant(seed, tf.int32))
+        return np.asarray(total, dtype=np.float64), np.asarray(norms)
 
     def local_updates(
         self,

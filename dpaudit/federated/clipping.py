@@ -24,6 +24,20 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClippedSum:
+    """Contributions that an engine of this process clipped and summed itself, because single rows were never made.
+
+    `total` (width,) is the sum over `units` (n,) of the contributions, each scaled to norm at most `clip_norm`;
+    `norms` (n,) are the norms before that, all finite.
+    """
+
+    units: Indices
+    total: Vector
+    norms: NDArray[np.float32]
+    clip_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """A contribution that was left out before the sum, and why."""
 
@@ -43,6 +57,17 @@ def screen(block: Block, *, width: int) -> tuple[Matrix, Indices, tuple[Rejected
         rejected += [Rejected(unit=int(unit), reason="NaN or infinity") for unit in units[~finite]]
         rows, units = rows[finite], units[finite]
     return rows, units, tuple(rejected)
+
+
+def screen_sum(block: ClippedSum, *, width: int, clip_norm: float | None) -> str | None:
+    """Return why a sum must be left out whole, or None: the same gates as for rows, as far as a sum can show them."""
+    if block.clip_norm != clip_norm:
+        return f"clipped to {block.clip_norm} by the engine, where the aggregator clips to {clip_norm}"
+    if block.total.shape != (width,):
+        return f"shape {block.total.shape} instead of ({width},)"
+    if not (np.isfinite(block.total).all() and np.isfinite(block.norms).all()):
+        return "NaN or infinity"
+    return None
 
 
 def _same_shape(block: Block, width: int) -> tuple[Matrix, Indices, list[Rejected]]:

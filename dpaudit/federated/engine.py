@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dpaudit import _rng
 from dpaudit.config import TrainingSection
 from dpaudit.federated.clients import ClientFunctions
-from dpaudit.federated.clipping import Block
+from dpaudit.federated.clipping import Block, ClippedSum
 from dpaudit.federated.data import Dataset
 from dpaudit.federated.sampling import Cohort
 
@@ -22,7 +22,10 @@ CHUNK_BYTES = 128 * 2**20
 
 
 class Engine(Protocol):
-    """Computes the contributions of a cohort's units; never clips, never sums, never sees noise."""
+    """Computes the contributions of a cohort's units; never sees noise, and the server does the clipping.
+
+    One exception: an engine of the server's own process may clip and sum by book-keeping (`ClippedSum`).
+    """
 
     @property
     def parameters(self) -> int:
@@ -32,7 +35,11 @@ class Engine(Protocol):
     def direction(self) -> float:
         """+1 where contributions are gradients, -1 where they are weight updates (descent directions)."""
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
+    @property
+    def clipping_path(self) -> str:
+        """How and where contributions are clipped, for the ledger."""
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
         """Yield the contributions of `cohort.units`, in blocks."""
 
 
@@ -47,26 +54,60 @@ def _chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
 
 
 class FedSgdEngine:
-    """One gradient per sampled example, at the global weights (dp-fedsgd)."""
+    """One gradient per sampled example, at the global weights (dp-fedsgd).
+
+    With a `clip_norm` the gradients are clipped and summed by book-keeping, if the model allows it. An example whose
+    gradient is NaN, infinite or too large to square then goes the way of single rows, so that the server rejects or
+    clips it as it does elsewhere.
+    """
 
     direction = 1.0
 
-    def __init__(self, functions: ClientFunctions, data: Dataset, *, root: int) -> None:
+    def __init__(self, functions: ClientFunctions, data: Dataset, *, root: int, clip_norm: float | None = None) -> None:
         """Place the data once; units are positions in `data`."""
         import tensorflow as tf
 
-        self._functions, self._root = functions, root
+        self._functions, self._root, self._clip_norm = functions, root, clip_norm
         self._x, self._y = tf.constant(data.x), tf.constant(data.y)
+        no_sums = "the aggregator clips single rows" if clip_norm is None else functions.no_bookkeeping
+        self._bookkeeping = no_sums is None
+        self._path = "book-keeping" if no_sums is None else f"vectorized_map: {no_sums}"
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return self._functions.parameters
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
-        """Yield per-example gradients; nothing for an empty cohort."""
+    @property
+    def clipping_path(self) -> str:
+        """How per-example gradients are made and clipped, and why."""
+        return self._path
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
+        """Yield clipped sums or per-example gradients; nothing for an empty cohort."""
         seed = _dropout_seed(self._root, cohort.number)
-        for units in _chunks(cohort.units, 32 * self.parameters):
+        if not self._bookkeeping:
+            yield from self._rows(weights, cohort.units, seed)
+            return
+        for units in _chunks(cohort.units, self._functions.bookkeeping_bytes):
+            total, norms = self._sum(weights, units, seed)
+            fit = np.isfinite(norms)
+            if fit.all():
+                yield self._clipped(units, total, norms)
+                continue
+            yield from self._rows(weights, units[~fit], seed)
+            if fit.any():
+                yield self._clipped(units[fit], *self._sum(weights, units[fit], seed))
+
+    def _clipped(self, units: Indices, total: Vector, norms: NDArray[np.float32]) -> ClippedSum:
+        return ClippedSum(units=units, total=total, norms=norms, clip_norm=self._clip_norm or 0.0)
+
+    def _sum(self, weights: Vector, units: Indices, seed: tuple[int, int]) -> tuple[Vector, NDArray[np.float32]]:
+        clip_norm = self._clip_norm or 0.0
+        return self._functions.clipped_sum(weights, self._x, self._y, units, clip_norm=clip_norm, seed=seed)
+
+    def _rows(self, weights: Vector, wanted: Indices, seed: tuple[int, int]) -> Iterator[Block]:
+        for units in _chunks(wanted, 32 * self.parameters):
             rows = self._functions.per_example_gradients(weights, self._x, self._y, units, seed=seed)
             yield Block(units=units, rows=rows)
 
@@ -89,6 +130,11 @@ class FedAvgEngine:
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return self._functions.parameters
+
+    @property
+    def clipping_path(self) -> str:
+        """Where updates are clipped."""
+        return "server: whole client updates"
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""
@@ -140,4 +186,5 @@ def make_engine(functions: ClientFunctions, data: Dataset, training: TrainingSec
     """Return the in-process engine of the configured algorithm."""
     if training.algorithm == "dp-fedavg":
         return FedAvgEngine(functions, data, training, root=root)
-    return FedSgdEngine(functions, data, root=root)
+    clip_norm = training.clip_norm if training.aggregator == "gaussian" else None
+    return FedSgdEngine(functions, data, root=root, clip_norm=clip_norm)

@@ -18,7 +18,7 @@ from dpaudit.config import TrainingSection
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import sampling
 from dpaudit.federated.aggregation import Aggregator, Noised
-from dpaudit.federated.clipping import Block, Rejected, screen
+from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
 from dpaudit.federated.sampling import Cohort, Population
@@ -103,7 +103,7 @@ class Server:
         """Draw the cohort of round `number`."""
         return sampling.draw(self._plan.training, self._plan.population, root=self._plan.root, number=number)
 
-    def collect(self, cohort: Cohort, blocks: Iterable[Block]) -> Collected:
+    def collect(self, cohort: Cohort, blocks: Iterable[Block | ClippedSum]) -> Collected:
         """Screen, clip and sum the contributions of a cohort and of the canaries that take part.
 
         A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects.
@@ -115,11 +115,10 @@ class Server:
         accepted = 0
         rejected: list[Rejected] = []
         for block in blocks:
-            invited, strangers = _invited(block, cohort, arrived)
-            rows, _, unfit = screen(invited, width=parameters)
-            total += self._aggregator.clipped_sum(np.pad(rows, ((0, 0), (0, plan.canaries.count))))
-            accepted += len(rows)
-            rejected += [*strangers, *unfit]
+            part, count, refused = self._accept(block, cohort, arrived)
+            total[:parameters] += part
+            accepted += count
+            rejected += refused
         for block in canary.contributions(
             plan.canaries, present, parameters=parameters, clip_norm=plan.training.clip_norm
         ):
@@ -129,6 +128,25 @@ class Server:
         return Collected(
             cohort=cohort, total=total, arrived=arrived, accepted=accepted, rejected=tuple(rejected), canaries=present
         )
+
+    def _accept(
+        self, block: Block | ClippedSum, cohort: Cohort, arrived: NDArray[np.bool_]
+    ) -> tuple[Vector, int, list[Rejected]]:
+        """Return the clipped sum of what may be summed of a block, of how many units, and what was rejected.
+
+        Nothing can be taken out of a sum, so that one with a stranger in it is left out whole.
+        """
+        width = self.weights.size
+        if isinstance(block, Block):
+            invited, strangers = _invited(block, cohort, arrived)
+            rows, _, unfit = screen(invited, width=width)
+            return self._aggregator.clipped_sum(rows), len(rows), [*strangers, *unfit]
+        _, strangers = _invited(Block(units=block.units, rows=block.norms[:, None]), cohort, arrived)
+        wrong = screen_sum(block, width=width, clip_norm=getattr(self._aggregator, "clip_norm", None))
+        if not strangers and wrong is None:
+            return block.total, block.units.size, []
+        reason = wrong or f"summed with unit {strangers[0].unit}: {strangers[0].reason}"
+        return np.zeros(width), 0, [Rejected(unit=int(unit), reason=reason) for unit in block.units]
 
     def release(self, collected: Collected) -> Release:
         """Noise the sum and record the release; a release that the ledger already holds is reproduced, not repeated.
@@ -186,7 +204,7 @@ class Server:
         self.weights = self.optimizer.step(self.weights, self._plan.direction * mean)
 
     def run_round(
-        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block]]
+        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block | ClippedSum]]
     ) -> tuple[Collected, Release]:
         """Do one whole round with an engine's `run_cohort`; return what was collected and released."""
         cohort = self.cohort(number)

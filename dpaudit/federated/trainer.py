@@ -156,7 +156,7 @@ def train(
     fakes = canary.make_canaries(config.canaries, population, root=root)
     plan = Plan(training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction)
     journal = Journal(out, parameters=runner.parameters, canaries=fakes, clip_norm=config.training.clip_norm)
-    facts = {**ledger_facts, "noise_multiplier": noise_multiplier}
+    facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "clipping_path": runner.clipping_path}
     server = _open_server(config, data, plan, journal, facts=facts, weights=models.get_weights(model))
     _rounds(server, runner, journal, config, first=_restore(server, journal), progress=progress)
     models.set_weights(model, server.weights)

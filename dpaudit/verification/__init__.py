@@ -2,11 +2,18 @@
 
 from dpaudit.verification._counts import SamplingCounts as SamplingCounts
 from dpaudit.verification._counts import counts_of_batches as counts_of_batches
+from dpaudit.verification._step_types import Step as Step
+from dpaudit.verification._step_types import StepClaim as StepClaim
 from dpaudit.verification.clipping import check_contribution as check_contribution
 from dpaudit.verification.ledger_checks import check_ledger as check_ledger
+from dpaudit.verification.mechanism import MechanismSubject as MechanismSubject
+from dpaudit.verification.mechanism import Neighbours as Neighbours
+from dpaudit.verification.mechanism import PrivacyClaim as PrivacyClaim
+from dpaudit.verification.mechanism import check_mechanism as check_mechanism
 from dpaudit.verification.noise import check_noise_reuse as check_noise_reuse
 from dpaudit.verification.noise import check_noise_scale as check_noise_scale
 from dpaudit.verification.noise import check_noise_shape as check_noise_shape
 from dpaudit.verification.sampling import check_counts as check_counts
 from dpaudit.verification.sampling import check_sampling as check_sampling
 from dpaudit.verification.sampling import check_two_stage as check_two_stage
+from dpaudit.verification.step import check_step as check_step

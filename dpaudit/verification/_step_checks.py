@@ -9,13 +9,11 @@ import numpy as np
 from dpaudit.records import CheckResult, Status
 from dpaudit.verification import _step_canaries as canary
 from dpaudit.verification._results import DETECTION, chi2_quantile
-from dpaudit.verification._step_runs import Effect, Runs, as_tensors, difference, execute, rounding
+from dpaudit.verification._step_runs import SAME_SIZE, Effect, Runs, as_tensors, difference, execute, rounding
 from dpaudit.verification._step_types import Batch, StepClaim
 
 SLACK = 1e-4
 """Relative: float32 arithmetic may put a contribution this far above the clip norm."""
-SAME_SIZE = 1e-3
-"""Relative change of the noise with the batch size that counts as rounding."""
 WEAK = 0.5
 """Canaries that move the release less than this share of what is allowed have not reached the clip."""
 
@@ -96,15 +94,24 @@ def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
     mu, limit = _lower_mu(worst, runs, share), 1 / claim.noise_multiplier
     freedom = sum(runs.noise.freedom)
     point = math.sqrt(sum(norm**2 for norm in worst.norms) * freedom / sum(runs.noise.squares))
-    status = Status.FAIL if mu > limit * (1 + SLACK) else Status.PASS
-    weak = status == Status.PASS and point < WEAK * limit
+    # Undoing the scale of a larger batch may itself move the sum by the mean contribution, at most the clip norm.
+    refutes = limit * (2 if runs.rescaled else 1) * (1 + SLACK)
+    status = Status.FAIL if mu > refutes else Status.PASS
+    note = ""
+    if status == Status.PASS and point < WEAK * limit:
+        status, note = (
+            Status.INCONCLUSIVE,
+            "the canaries did not reach the clip, or there is far more noise than claimed: ",
+        )
+    elif status == Status.PASS and mu > limit * (1 + SLACK):
+        status, note = Status.INCONCLUSIVE, "the scale of the release depends on the batch, see step.denominator: "
     return CheckResult(
         id=check,
-        status=Status.INCONCLUSIVE if weak else status,
+        status=status,
         statistic=mu,
-        threshold=limit,
-        p_value=_p_value(worst, runs, limit * (1 + SLACK)),
-        detail=_sensitivity_detail(worst, claim, mu, point, len(effects), weak=weak),
+        threshold=refutes,
+        p_value=_p_value(worst, runs, refutes),
+        detail=note + _sensitivity_detail(worst, claim, mu, point, len(effects)) + _replaced_note(runs),
         minimum_detectable=1 - math.sqrt(chi2_quantile(share / 2, freedom) / chi2_quantile(DETECTION, freedom)),
         refuted=f"noise multiplier {claim.noise_multiplier:.6g}" if status == Status.FAIL else None,
         significance=share,
@@ -112,16 +119,20 @@ def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
     )
 
 
-def _sensitivity_detail(worst: Effect, claim: StepClaim, mu: float, point: float, canaries: int, *, weak: bool) -> str:
+def _sensitivity_detail(worst: Effect, claim: StepClaim, mu: float, point: float, canaries: int) -> str:
     if mu == 0:
         return f"none of {canaries} canaries moved the release: the step ignores its data, or the canaries missed."
     text = f"of {canaries} canaries {worst.name!r} moves the release most: effective noise multiplier {1 / point:.4g}, "
     text += f"at most {1 / mu:.4g} with confidence, claimed {claim.noise_multiplier:.4g}"
     text += _epsilon_text(claim, 1 / mu)
     text += "; minimum_detectable is a relative shortfall of the noise multiplier."
-    if weak:
-        text = "the canaries did not reach the clip, or there is far more noise than claimed: " + text
     return text
+
+
+def _replaced_note(runs: Runs) -> str:
+    if not runs.step.fixed_size or runs.step.kind == "updates":
+        return ""
+    return " Batches of one size: an example was replaced, and half of its effect counted."
 
 
 def _epsilon_text(claim: StepClaim, effective: float) -> str:

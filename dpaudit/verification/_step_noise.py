@@ -43,20 +43,32 @@ def noise_everywhere(runs: Runs) -> CheckResult:
     return exact(check, Status.FAIL, detail, refuted)
 
 
-def _pure_noise(runs: Runs) -> tuple[list[Floats], str]:
-    """Return one draw of noise per tensor, bare where contributions can be set to zero."""
-    if runs.step.kind == "updates":
-        quiet = execute(runs.step, canary.silent(runs.step, runs.step.batch), runs.seed)
-        if all(np.isfinite(tensor).all() for tensor in quiet):
-            return [tensor.astype(np.float64).ravel() for tensor in quiet], "noise of a batch without contributions"
-    return runs.noise.values, "difference of two executions, which hides a cut of the tails"
+def _pure_noise(runs: Runs) -> list[Floats] | None:
+    """Return one draw of bare noise per tensor: the release of a batch whose contributions are zero.
+
+    None where that is not bare noise: examples cannot be zero, and a release of whole weights keeps an offset, which
+    shows as a correlation between two such releases with different seeds.
+    """
+    if runs.step.kind != "updates":
+        return None
+    quiet = canary.silent(runs.step, runs.step.batch)
+    first, second = (execute(runs.step, quiet, runs.seed + i) for i in range(2))
+    draws = [tensor.astype(np.float64).ravel() for tensor in first]
+    for a, b in zip(draws, (tensor.astype(np.float64).ravel() for tensor in second), strict=True):
+        size = float(np.linalg.norm(a) * np.linalg.norm(b))
+        if not np.isfinite(size) or (size > 0 and abs(float(a @ b)) / size > 4 / math.sqrt(a.size)):
+            return None
+    return draws
 
 
 def _noise_vectors(runs: Runs) -> tuple[list[Floats], str]:
     try:
-        return _pure_noise(runs)
-    except Exception:
+        bare = _pure_noise(runs)
+    except Exception:  # a step that cannot take zeros is told so by step.robust
+        bare = None
+    if bare is None:
         return runs.noise.values, "difference of two executions, which hides a cut of the tails"
+    return bare, "noise of a batch without contributions"
 
 
 def noise_shape(runs: Runs, share: float) -> CheckResult:

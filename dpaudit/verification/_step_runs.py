@@ -15,6 +15,8 @@ Tensors = tuple[NDArray[Any], ...]
 
 _WANTED_FREEDOM = 20_000
 _MOST_RUNS = 40
+SAME_SIZE = 1e-3
+"""Relative change of the noise with the batch size that counts as rounding."""
 _SAME_NOISE = 0.99
 """Cosine of two noise vectors above which they count as the same draw."""
 
@@ -96,8 +98,9 @@ class Effect:
 class Runs:
     """Everything that was executed.
 
-    `same_draw` is the least cosine between the noise of the batch and that of a batch with one more unit: 1 when the
-    noise does not depend on the data.
+    `same_draw` is the cosine between the noise of the batch and that of a batch with one more unit: 1 when the noise
+    does not depend on the data. `growth` is the ratio of their norms: 1 when the noise does not depend on how many
+    units came; else it has been divided out of the effects of canaries.
     """
 
     step: Step
@@ -106,9 +109,15 @@ class Runs:
     repeatable: float
     noise: Noise
     same_draw: float
+    growth: float
     effects: tuple[Effect, ...]
     poison: tuple[Effect, ...]
     moved: list[NDArray[np.bool_]]
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether the noise of a larger batch had to be brought to the size of the batch's."""
+        return abs(self.growth - 1) > SAME_SIZE
 
     @property
     def aligned(self) -> bool:
@@ -122,7 +131,8 @@ def prepare(step: Step, *, seed: int) -> Runs:
     again = execute(step, step.batch, seed)
     noise = _noise(step, base, seed)
     moved = [np.zeros(tensor.size, dtype=np.bool_) for tensor in base]
-    compare = _Comparison(step, seed, base, moved)
+    same_draw, growth = _of_one_more(step, noise, seed)
+    compare = _Comparison(step, seed, base, moved, growth if same_draw >= _SAME_NOISE else 1.0)
     return Runs(
         step=step,
         seed=seed,
@@ -131,7 +141,8 @@ def prepare(step: Step, *, seed: int) -> Runs:
         noise=noise,
         effects=tuple(compare.effect(pair) for pair in canary.pairs(step)),
         poison=tuple(compare.effect(pair) for pair in canary.poisoned(step)),
-        same_draw=_same_draw(step, noise, seed),
+        same_draw=same_draw,
+        growth=growth,
         moved=moved,
     )
 
@@ -178,8 +189,8 @@ def _noise(step: Step, base: Tensors, seed: int) -> Noise:
 class _Comparison:
     """Runs pairs of batches with one seed, and notes which released numbers any canary moved."""
 
-    def __init__(self, step: Step, seed: int, base: Tensors, moved: list[NDArray[np.bool_]]) -> None:
-        self._step, self._seed, self._base, self._moved = step, seed, base, moved
+    def __init__(self, step: Step, seed: int, base: Tensors, moved: list[NDArray[np.bool_]], growth: float) -> None:
+        self._step, self._seed, self._base, self._moved, self._growth = step, seed, base, moved, growth
         self._other: tuple[Batch, Tensors] | None = None
 
     def _without(self, batch: Batch) -> Tensors:
@@ -201,6 +212,8 @@ class _Comparison:
             return Effect(name=pair.name, problem="changed the shape of the release")
         if not all(np.isfinite(tensor).all() for tensor in released):
             return Effect(name=pair.name, problem="came through as NaN or infinity")
+        if len(pair.canary[0]) != len(pair.without[0]) and abs(self._growth - 1) > SAME_SIZE:
+            released = tuple(tensor / self._growth for tensor in released)
         change = difference(released, without)
         for i, (part, tensor) in enumerate(zip(change, without, strict=True)):
             eps = float(np.finfo(tensor.dtype).eps) if tensor.dtype.kind == "f" else 0.0
@@ -210,16 +223,18 @@ class _Comparison:
         return Effect(name=pair.name, norms=norms)
 
 
-def _same_draw(step: Step, noise: Noise, seed: int) -> float:
-    """Return the cosine of the noise on the batch and on the batch with a duplicate of its first unit."""
+def _of_one_more(step: Step, noise: Noise, seed: int) -> tuple[float, float]:
+    """Return cosine and ratio of norms of the noise with one more unit (a duplicate) and the noise of the batch."""
     if not noise.present:
-        return 1.0
+        return 1.0, 1.0
     grow = canary.replaced if step.fixed_size else canary.added
     larger = grow(step.batch, canary.one_row(step))
     try:
         other = difference(execute(step, larger, seed), execute(step, larger, seed + 1))
-    except Exception:
-        return 0.0
+    except Exception:  # the crash is reported with the canaries
+        return 0.0, 1.0
     dot = sum(float(a @ b) for a, b in zip(other, noise.values, strict=True))
-    size = float(np.sqrt(sum(float(v @ v) for v in other))) * noise.norm
-    return dot / size if size > 0 else 0.0
+    size = float(np.sqrt(sum(float(v @ v) for v in other)))
+    if not (size > 0 and np.isfinite(size)):
+        return 0.0, 1.0
+    return dot / (size * noise.norm), size / (np.sqrt(2) * noise.norm)

@@ -10,6 +10,7 @@ Write a factory that returns a `Step`, and give it to `check_step`; `dpaudit che
 
 from collections.abc import Callable
 
+from dpaudit.errors import UsageError
 from dpaudit.records import CheckResult
 from dpaudit.verification import _step_checks as checks
 from dpaudit.verification import _step_noise as noise
@@ -46,7 +47,7 @@ def check_step(
     check_level(significance)
     wanted = claim if isinstance(claim, StepClaim) else StepClaim(noise_multiplier=claim)
     try:
-        runs = prepare(step_factory(), seed=seed)
+        runs = prepare(_made(step_factory), seed=seed)
     except StepFailed as failure:
         return [failure.result(significance)]
     first = [checks.seeded(runs), checks.randomness(runs)]
@@ -63,3 +64,13 @@ def check_step(
         *checks.carry_over(runs),
         *checks.adaptive_clip(runs),
     ]
+
+
+def _made(step_factory: Callable[[], Step]) -> Step:
+    """Call the factory; raise UsageError unless a Step comes back."""
+    if not callable(step_factory):
+        raise UsageError(f"check_step needs a function that returns a Step; got {type(step_factory).__name__}.")
+    step: object = step_factory()
+    if not isinstance(step, Step):
+        raise UsageError(f"the factory must return a dpaudit.verification.Step; got {type(step).__name__}.")
+    return step

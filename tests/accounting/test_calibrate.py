@@ -102,8 +102,8 @@ def test_a_fixed_cost_inside_the_event_is_paid_first():
 
 
 def test_a_discretisation_may_be_asked_for():
-    fine = calibrate_noise(1.0, 1e-5, sampling_rate=1e-3, steps=10_000, discretization=2e-5)
-    coarse = calibrate_noise(1.0, 1e-5, sampling_rate=1e-3, steps=10_000, discretization=1e-3)
+    fine = calibrate_noise(1.0, 1e-5, sampling_rate=1e-3, steps=10_000, discretization=5e-4)
+    coarse = calibrate_noise(1.0, 1e-5, sampling_rate=1e-3, steps=10_000, discretization=2e-3)
     assert fine < coarse, "a finer grid is tighter"
 
 

@@ -160,7 +160,9 @@ def test_a_ledger_says_what_ran(call, ledger_file):
 
 
 def test_zero_noise_is_refused_with_3(call):
-    code, _, err = call("account", "--noise-multiplier", "0", "--sampling-rate", "0.1", "--steps", "5", "--delta", "1e-5")
+    code, _, err = call(
+        "account", "--noise-multiplier", "0", "--sampling-rate", "0.1", "--steps", "5", "--delta", "1e-5"
+    )
     assert code == 3
     assert "noise multiplier 0" in err
 

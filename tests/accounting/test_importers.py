@@ -2,7 +2,6 @@ import math
 import sys
 
 import dp_accounting as dp
-import numpy as np
 import pytest
 
 from dpaudit import events as ev
@@ -71,7 +70,7 @@ def test_bounds_in_place_of_what_has_no_counterpart():
 
 
 def test_only_events_of_dp_accounting_are_taken():
-    with pytest.raises(DataError, match="expected an event of dp-accounting; got builtins.dict"):
+    with pytest.raises(DataError, match=r"expected an event of dp-accounting; got builtins\.dict"):
         from_dp_accounting({"noise_multiplier": 1.0})
     for event in (ev.ApproximateDp(epsilon=1.0), ev.PubliclySampled(sampling_rate=0.1, event=gaussian())):
         with pytest.raises(UsageError, match="dp-accounting has no event"):
@@ -79,7 +78,7 @@ def test_only_events_of_dp_accounting_are_taken():
 
 
 def test_jax_privacy_returns_events_of_dp_accounting():
-    """jax_privacy.accounting.dpsgd_event and its siblings build exactly these (read at commit 12d6c56; not installed)."""
+    """jax_privacy.accounting.dpsgd_event and its siblings build exactly these (read at 12d6c56; not installed)."""
     sampled = dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(3.0))
     event = from_dp_accounting(dp.SelfComposedDpEvent(sampled, 512))
     assert event == steps_of(3.0, sampling_rate=0.1, steps=512)
@@ -96,10 +95,11 @@ def tfp():
 
 @pytest.mark.filterwarnings("ignore")
 def test_queries_of_tensorflow_privacy(tfp):
+    import tensorflow as tf
     from tensorflow_privacy.privacy.dp_query import gaussian_query, no_privacy_query, quantile_adaptive_clip_sum_query
     from tensorflow_privacy.privacy.dp_query import tree_aggregation_query as trees
 
-    template = np.zeros(3, np.float32)
+    template = tf.zeros(3)
     fixed = gaussian_query.GaussianSumQuery(l2_norm_clip=2.0, stddev=3.0)
     assert from_tensorflow_privacy_query(fixed, template) == gaussian(1.5)
     adaptive = quantile_adaptive_clip_sum_query.QuantileAdaptiveClipSumQuery(
@@ -118,7 +118,7 @@ def test_queries_of_tensorflow_privacy(tfp):
         epsilon(open_, 1e-5)
     tree = trees.TreeCumulativeSumQuery.build_l2_gaussian_query(1.0, 1.0, template)
     assert isinstance(from_tensorflow_privacy_query(tree, template), ev.Unsupported), "0.9.0 does not state its cost"
-    with pytest.raises(DataError, match="no DPQuery|expected a tensorflow-privacy DPQuery"):
+    with pytest.raises(DataError, match="expected a tensorflow-privacy DPQuery"):
         from_tensorflow_privacy_query(object(), template)
 
 

@@ -9,7 +9,8 @@ from scipy import integrate, stats
 
 from dpaudit import events as ev
 from dpaudit.accounting import epsilon, to_dp_accounting
-from dpaudit.accounting.rdp import ORDERS, rdp_of
+from dpaudit.accounting._renyi import ORDERS
+from dpaudit.accounting.rdp import rdp_of
 from dpaudit.errors import Refusal, UnsupportedEvent
 from dpaudit.records import Relation
 
@@ -34,13 +35,21 @@ def test_orders_are_those_of_dp_accounting():
 
 
 @pytest.mark.parametrize(
-    ("q", "z"), [(0.01, 1.0), (0.1, 2.0), (0.02, 0.6), (1e-3, 0.8), (0.5, 5.0), (0.9, 0.5), (1.0, 1.0)]
+    ("q", "z"), [(0.01, 1.0), (0.1, 2.0), (0.02, 0.6), (1e-3, 0.8), (0.3, 0.7), (1e-4, 20.0), (1.0, 1.0)]
 )
-def test_sampled_gaussian_is_exact_at_whole_orders_and_never_over_the_series_at_others(q, z):
-    ours, theirs = rdp_of(sampled(q, z), relation=ADD).values, library_rdp(sampled(q, z))
-    whole = (np.floor(ORDERS) == ORDERS) & np.isfinite(theirs)
-    np.testing.assert_allclose(ours[whole], theirs[whole], rtol=1e-8)
-    assert np.all(ours <= theirs * (1 + 1e-8)), "dp-accounting sums absolute values of an alternating series"
+def test_sampled_gaussian_is_that_of_dp_accounting(q, z):
+    theirs = library_rdp(sampled(q, z))
+    known = np.isfinite(theirs)
+    assert known.sum() > 140
+    np.testing.assert_allclose(rdp_of(sampled(q, z), relation=ADD).values[known], theirs[known], rtol=1e-8, atol=1e-13)
+
+
+def test_orders_that_dp_accounting_leaves_out_are_integrated():
+    ours, theirs = rdp_of(sampled(0.5, 5.0), relation=ADD).values, library_rdp(sampled(0.5, 5.0))
+    left_out = np.isinf(theirs)
+    assert left_out.any()
+    np.testing.assert_allclose(ours[~left_out], theirs[~left_out], rtol=1e-8)
+    assert np.all(np.isfinite(ours))
 
 
 def renyi_by_quadrature(upper, lower, order):
@@ -60,9 +69,18 @@ def test_fractional_orders_agree_with_numerical_integration(order):
 
     index = int(np.argmin(np.abs(ORDERS - order)))
     added = rdp_of(sampled(q, z), relation=ADD).values[index]
-    assert added == pytest.approx(renyi_by_quadrature(mixture(1), mixture(0), order), rel=1e-7)
+    exact = renyi_by_quadrature(mixture(1), mixture(0), order)
+    assert exact * (1 - 1e-7) <= added <= exact * 1.5, "a series of absolute values: an upper bound"
+    moments = sampled_gaussian_by_integral(z, q)[index] / (ORDERS[index] - 1)
+    assert moments == pytest.approx(exact, rel=1e-7)
     replaced = rdp_of(sampled(q, z), relation=REPLACE).values[index]
     assert replaced == pytest.approx(renyi_by_quadrature(mixture(1), mixture(-1), order), rel=1e-7)
+
+
+def sampled_gaussian_by_integral(z, q):
+    from dpaudit.accounting._renyi import log_mixture, log_moments, log_normal
+
+    return log_moments(log_mixture(z, q, 1.0), lambda x: log_normal(x, 0, z), z, 1.0, ORDERS)
 
 
 def test_conversion_is_that_of_dp_accounting():
@@ -114,9 +132,10 @@ def test_public_coin_is_a_mixture_of_renyi_moments():
 def test_mixture_of_two_points_is_poisson_sampling():
     mixture = ev.MixtureOfGaussians(noise_multiplier=0.9, sensitivities=(0.0, 1.0), probabilities=(0.95, 0.05))
     poisson = sampled(0.05, 0.9)
-    np.testing.assert_allclose(
-        rdp_of(mixture, relation=ADD).values, rdp_of(poisson, relation=ADD).values, rtol=1e-9, atol=1e-14
-    )
+    ours, theirs = rdp_of(mixture, relation=ADD).values, rdp_of(poisson, relation=ADD).values
+    whole = np.floor(ORDERS) == ORDERS
+    np.testing.assert_allclose(ours[whole], theirs[whole], rtol=1e-9, atol=1e-14)
+    assert np.all(ours <= theirs * (1 + 1e-9))
 
 
 EVERYTHING = [
@@ -181,3 +200,12 @@ def test_refusals_name_the_event():
         epsilon(ev.Unsupported(description="tree"), 1e-5, "rdp")
     with pytest.raises(Refusal, match="infinite at delta"):
         epsilon(ev.ApproximateDp(epsilon=1.0, delta=1e-3), 1e-5, "rdp")
+
+
+@pytest.mark.parametrize("z", [1e-9, 2e-3, 0.051])
+def test_hardly_any_noise_is_not_under_reported(z):
+    alone, half = gaussian(z), sampled(0.5, z)
+    for relation in (ADD, REPLACE):
+        exact = epsilon(alone, 1e-5, relation=relation)
+        assert epsilon(alone, 1e-5, "rdp", relation=relation) >= exact
+        assert epsilon(half, 1e-5, "rdp", relation=relation) > 0.24 * exact  # replacing half the time adds a quarter

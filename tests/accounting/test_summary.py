@@ -81,7 +81,7 @@ def test_ledgers_on_the_same_people_compose(ledger):
     both = epsilon([ledger, other], 1e-5)
     assert both > max(epsilon(ledger, 1e-5), epsilon(other, 1e-5))
     assert both < epsilon(ledger, 1e-5) + 0.55
-    summary = summarize([ledger, other], delta=1e-5)
+    summary = summarize([ledger, other], delta=1e-5, witness=False)
     assert summary.epsilon_pld == pytest.approx(both)
     assert summary.ledger_digest == f"{ledger.digest}+{other.digest}"
     assert summary.epsilon_over_rounds == ()
@@ -139,11 +139,11 @@ def test_amplification_is_taken_out_everywhere():
 
 
 def test_the_statement_is_prose_with_everything_in_it(ledger):
-    text = statement(summarize(ledger, delta=1e-5), ledger.facts)
+    text = statement(summarize(ledger, delta=1e-5, rounds=False, witness=False), ledger.facts)
     for piece in ("adding or removing one client", "delta = 1e-05", "PLD", "RDP", "Without any amplification"):
         assert piece in text
     assert "[declared] norm that one unit contributes at most to a sum: 2.0" in text
-    replaced = statement(summarize(step(), delta=1e-5, relation="replace-one"), {}, unit="example")
+    replaced = statement(summarize(step(), delta=1e-5, relation="replace-one", witness=False), {}, unit="example")
     assert "replacing one example by another" in replaced
 
 

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.special import ndtri
 
-from dpaudit.estimation import fdp, steinke
+from dpaudit.estimation import estimate, exact_auc, fdp, steinke
 from dpaudit.estimation.curves import gaussian_family
 from dpaudit.estimation.multi_run import epsilon_from_rates, mu_from_rates, rate_limits
 from dpaudit.gdp import gdp_epsilon
+from dpaudit.records import ScoreSet
 
 KNOWN = json.loads((Path(__file__).parents[1] / "known_answers" / "lower_bounds.json").read_text())
 CASES = KNOWN["cases"]
@@ -110,3 +113,31 @@ def test_adversarial_count_gives_no_assumption_free_bound():
     assert fdp.epsilon_lower_bound(**arguments, delta=1e-5) == 0.0
     mu = fdp.largest_refuted_parameter(gaussian_family(), **arguments)
     assert gdp_epsilon(mu, 1e-5) == pytest.approx(case["outputs"]["mahloujifar_gdp"], abs=1e-4)
+
+
+def test_null_scores_give_zero():
+    rng = np.random.default_rng(7)
+    member, other = rng.normal(size=500), rng.normal(size=500)
+    for method in ("one-run", "one-run-fdp", "one-run-max", "clopper-pearson", "gdp", "mean-shift"):
+        assert estimate(member, other, method=method, delta=1e-5).epsilon == 0.0
+    assert exact_auc(ScoreSet(member=member, non_member=other)) == pytest.approx(
+        TOOLS["null_scores"]["outputs"]["sklearn roc_auc_score"], abs=1e-9
+    )
+
+
+@pytest.mark.parametrize(("shift", "truth"), [(1, 4.887), (2, 10.997), (4, 26.36)])
+def test_scores_of_the_unit_test_of_jax_privacy(shift, truth):
+    """Deterministic normal quantiles: at least 2 (Steinke) and 1.3 (f-DP) times their bounds, and below the truth."""
+    outputs = TOOLS["jax_own_known_answers"]["outputs"]
+    levels = (np.arange(10_000) + 0.5) / 10_000
+    member, other = ndtri(levels) + shift, ndtri(levels)
+    theirs = {key.split()[4].split("(")[0]: value for key, value in outputs.items() if f"shift={shift} " in key}
+    interest = None if shift == 1 else truth  # for shift 1 the default rule is enough
+    one = estimate(member, other, method="one-run", delta=1e-6, interest_epsilon=interest).epsilon
+    fdp_bound = estimate(
+        member, other, method="one-run-fdp", curve="gaussian", delta=1e-6, interest_epsilon=interest
+    ).epsilon
+    pearson = estimate(member, other, method="clopper-pearson", delta=1e-6, interest_epsilon=interest).epsilon
+    assert theirs["epsilon_one_run"] * (2 if shift < 4 else 1.7) <= one <= truth
+    assert theirs["epsilon_one_run_fdp"] * 1.3 <= fdp_bound <= truth
+    assert theirs["epsilon_clopper_pearson"] <= pearson <= truth

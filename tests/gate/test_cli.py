@@ -13,7 +13,7 @@ from dpaudit.cli.main import run
 from dpaudit.evidence import Evidence
 
 NOW = ["--now", "2026-11-23"]
-FORMATS = ("text", "json", "junit", "junit-strict", "md", "html")
+FORMATS = ("text", "json", "junit", "junit-strict", "sarif", "gitlab", "github", "md", "html")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,7 @@ def own_place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DPAUDIT_CACHE", str(cache))
     monkeypatch.delenv("DPAUDIT_NO_CACHE", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -168,36 +169,44 @@ def entries(cache: Path) -> list[Path]:
 def test_the_cache_is_used_and_never_trusted(
     bundle: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = tmp_path / "own-cache"
+    cache, computed = tmp_path / "own-cache", []
+
+    def summarize(*_: object, **__: object) -> object:
+        computed.append(1)
+        return bundle.accounting
+
     monkeypatch.setenv("DPAUDIT_CACHE", str(cache))
-    assert run(["gate", str(bundle.root), *NOW]) == 0
+    monkeypatch.setattr("dpaudit.cli.accounting_cache._code_digest", lambda: "fixed")
+    monkeypatch.setattr("dpaudit.accounting.summarize", summarize)
+
+    def gate() -> int:
+        before = len(computed)
+        assert run(["gate", str(bundle.root), *NOW, "--json"]) == 0
+        capsys.readouterr()
+        return len(computed) - before
+
+    assert gate() == 1
     (entry,) = entries(cache)
     assert entry.stat().st_mode & 0o077 == 0
     good = entry.read_bytes()
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("computed although cached")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("dpaudit.accounting.summarize", refuse)
-        assert run(["gate", str(bundle.root), *NOW]) == 0
-    rng_places = range(0, len(good), 397)
-    for place in rng_places:
+    assert gate() == 0
+    for place in range(0, len(good), 97):
         changed = bytearray(good)
         changed[place] ^= 1
         entry.write_bytes(bytes(changed))
-        assert run(["gate", str(bundle.root), *NOW]) == 0  # ignored and computed again
+        assert gate() == 1  # ignored, computed again, and written again
         assert entry.read_bytes() == good
-        if place > 800:
-            break
-    for rubbish in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000):
+    for rubbish in (b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000):
         entry.write_bytes(rubbish)
-        assert run(["gate", str(bundle.root), *NOW]) == 0
+        assert gate() == 1
+    other = json.loads(good)
+    other["key"]["delta"] = 1e-6
+    entry.write_text(json.dumps(other))
+    assert gate() == 1
     monkeypatch.setenv("DPAUDIT_NO_CACHE", "1")
     entry.unlink()
-    assert run(["gate", str(bundle.root), *NOW]) == 0
+    assert gate() == 1
     assert not entries(cache)
-    capsys.readouterr()
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
@@ -237,6 +246,49 @@ def test_explain_rules_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["origins"]["audit.min_power"] == "profile strict"
     assert run(["policy", "check"]) == 0
     assert run(["policy", "schema", "--json"]) == 0
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_in_github_actions(
+    bundles: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    json_flag: list[str],
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    Path("summary.md").write_text("before\n")
+    assert run(["gate", str(bundles["fail"]), *NOW, *json_flag]) == 1
+    captured = capsys.readouterr()
+    if json_flag:
+        assert json.loads(captured.out)["status"] == "fail"
+    assert "::error " in (captured.err if json_flag else captured.out)
+    summary = Path("summary.md").read_text()
+    assert summary.startswith("before\n### dpaudit: FAIL")
+    assert run(["gate", str(bundles["fail"]), *NOW, "--no-ci", *json_flag]) == 1
+    captured = capsys.readouterr()
+    assert "::error " not in captured.out + captured.err
+    assert Path("summary.md").read_text() == summary
+    Path("summary.md").write_bytes(b"x" * ((1 << 20) - 2000))
+    assert run(["gate", str(bundles["fail"]), *NOW]) == 1
+    assert Path("summary.md").stat().st_size < 1 << 20
+    assert Path("summary.md").read_text().endswith("(cut)\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/such/folder/summary.md")
+    assert run(["gate", str(bundles["pass"]), *NOW]) == 0
+
+
+def test_baseline_and_diff(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gate", str(bundles["pass"]), *NOW, "--baseline", str(bundles["fail"]), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {f["rule"]: f["status"] for f in document["findings"]}["DPA401"] == "pass"
+    assert "baseline" in document["digests"]
+    assert run(["gate", str(bundles["pass"]), *NOW, "--baseline", "nowhere"]) == 2
+    capsys.readouterr()
+    assert run(["diff", str(bundles["pass"]), str(bundles["fail"]), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "dpaudit.diff/v1"
+    assert {"item": "bound.mean-shift.epsilon", "before": 2.4, "after": 6.5} in document["differences"]
+    assert run(["diff", str(bundles["pass"]), "nowhere"]) == 2
 
 
 HEAVY = (

@@ -12,7 +12,8 @@ import pytest
 from dpaudit import events as ev
 from dpaudit.evidence import Evidence
 from dpaudit.gate import evaluate
-from dpaudit.policy import CODES, parse_policy
+from dpaudit.policy import parse_policy
+from dpaudit.policy_model import CODES
 from dpaudit.records import (
     BoundStatus,
     Direction,
@@ -119,6 +120,9 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
         FAIL,
     ),
     ("DPA001", "stored rounds are lower", accounted(epsilon_over_rounds=((1, 0.1), (2, 0.2))), "", FAIL),
+    ("DPA001", "stored PLD is a little better", accounted(epsilon_pld=5.38), "", FAIL),
+    ("DPA001", "stored RDP is of another release", accounted(epsilon_rdp=5.99), "", PASS),
+    ("DPA001", "stored RDP is much better", accounted(epsilon_rdp=5.5), "", FAIL),
     ("DPA001", "stored for another ledger", accounted(ledger_digest="0" * 64), "", FAIL),
     ("DPA001", "stored for another relation", accounted(relation=Relation.REPLACE_ONE), "", FAIL),
     ("DPA001", "stored nothing, recomputed all", lambda *_: {"accounting": None}, "", PASS),
@@ -346,9 +350,9 @@ def test_status(
 def test_every_rule_is_tested_in_every_status_it_can_have() -> None:
     never_fails = {"DPA103", "DPA205"}
     tested = {(rule, status) for rule, _, _, _, status in CASES}
-    other = {("DPA002", FAIL), ("DPA002", UNCLEAR), ("DPA002", IDLE)}  # tested below
+    other = {(rule, status) for rule in ("DPA002", "DPA401") for status in (PASS, FAIL, UNCLEAR)}  # tested below
     for rule in RULES:
-        assert (rule.code, PASS) in tested
+        assert (rule.code, PASS) in tested | other
         assert (rule.code, FAIL) in tested | other or rule.code in never_fails
         assert (rule.code, UNCLEAR) in tested | other or rule.code == "DPA301"
 
@@ -437,6 +441,46 @@ def test_repeated_unnumbered_and_torn_rounds(factory: ModuleType, honest: Eviden
     ledger = factory.write_ledger(None)
     ledger.torn_bytes = 7
     assert ask(factory, factory.edited(honest, ledger=ledger), "DPA306").status == UNCLEAR
+
+
+@pytest.mark.parametrize(
+    ("before", "policy", "expected"),
+    [
+        (nothing, "", PASS),
+        (accounted(epsilon_pld=5.0), "", FAIL),
+        (accounted(epsilon_pld=5.3), "[baseline]\nepsilon_slack = 0.05", PASS),
+        (accounted(epsilon_pld=5.0), "[baseline]\nepsilon_slack = 0.05", FAIL),
+        (accounted(epsilon_pld=None), "", UNCLEAR),
+        (lambda *_: {"accounting": None}, "", UNCLEAR),
+        (claimed(delta=1e-6), "", UNCLEAR),
+        (claimed(unit=Unit.CLIENT), "", UNCLEAR),
+        (attacked({"tpr_at_fpr": (RatePoint(fpr=0.01, tpr=0.001, ci=(0.0, 0.01)),)}), "", FAIL),
+        (attacked({"tpr_at_fpr": (RatePoint(fpr=0.01, tpr=0.001, ci=(0.0, 0.012)),)}), "", PASS),
+        (
+            attacked({"tpr_at_fpr": (RatePoint(fpr=0.01, tpr=0.001, ci=(0.0, 0.01)),)}),
+            "[baseline]\ntpr_slack = 0.01",
+            PASS,
+        ),
+        (attacked(), "", PASS),
+    ],
+)
+def test_regression(factory: ModuleType, honest: Evidence, before: Change, policy: str, expected: Status) -> None:
+    released = factory.edited(honest, **before(factory, honest))
+    verdict = evaluate(
+        honest,
+        parse_policy(policy, source="test"),
+        today=factory.TODAY,
+        recomputed=factory.fresh(honest),
+        baseline=released,
+    )
+    finding = next(finding for finding in verdict.findings if finding.rule == "DPA401")
+    assert finding.status == expected, finding.message
+    assert verdict.digests["baseline"] == released.digest
+
+
+def test_a_required_baseline(factory: ModuleType, honest: Evidence) -> None:
+    assert ask(factory, honest, "DPA401").status == IDLE
+    assert ask(factory, honest, "DPA401", "[baseline]\nrequired = true").status == UNCLEAR
 
 
 def test_messages_quote_what_was_refuted(factory: ModuleType, honest: Evidence) -> None:

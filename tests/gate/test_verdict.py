@@ -10,7 +10,8 @@ import pytest
 from dpaudit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
 from dpaudit.evidence import Evidence
 from dpaudit.gate import evaluate, overall
-from dpaudit.policy import CODES, load_policy, parse_policy
+from dpaudit.policy import load_policy, parse_policy
+from dpaudit.policy_model import CODES
 from dpaudit.records import Finding, Status, Verdict
 from dpaudit.rules import RULES
 

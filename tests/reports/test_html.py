@@ -1,6 +1,7 @@
 """The HTML report: self-contained, without scripts, accessible, and in agreement with the verdict it shows."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from dpaudit import reports
+from dpaudit.errors import MissingDependency
 from dpaudit.evidence import Evidence
 from dpaudit.gate import evaluate
 from dpaudit.policy import parse_policy
 from dpaudit.records import RatePoint, Status, Verdict
 from dpaudit.reports import figures, plots
+from dpaudit.reports.pdf import BROWSERS
 from dpaudit.reports.sentences import REFUTING, Standing, Story
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -245,7 +248,8 @@ def test_no_sentence_reassures_against_the_verdict(factory: ModuleType, honest: 
     ):
         for sentence in REASSURING:
             assert sentence not in shown
-        assert "which the findings contradict" in shown or "The findings contradict the following" in shown
+        assert "No odds can be promised" in shown
+        assert "can be pointed out" not in shown
 
 
 OWN = {
@@ -297,7 +301,7 @@ def test_a_waived_rule_is_never_confirmed(factory: ModuleType, honest: Evidence)
 def test_odds_are_rounded_up(factory: ModuleType, honest: Evidence) -> None:
     accounting = replace(honest.accounting, tpr_ceilings=((0.01, 0.130_001), (0.1, 1.0)))
     bundle = factory.edited(honest, accounting=accounting)
-    story = Story(bundle, judge(factory, bundle))
+    story = Story(bundle, judge(factory, honest))
     assert story.odds()[0].startswith("at most 13.1 can be pointed out by an attacker who wrongly flags 1 in 100 of")
     assert story.odds()[1].startswith("at most 100 can")
 
@@ -319,3 +323,22 @@ def test_every_plot_has_words_and_a_table(honest: Evidence) -> None:
         assert plot.description.endswith(".")
         assert plot.rows
         assert all(len(row) == len(plot.headers) for row in plot.rows)
+
+
+def test_without_a_browser_a_pdf_says_what_to_install(
+    factory: ModuleType, honest: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("DPAUDIT_BROWSER", raising=False)
+    with pytest.raises(MissingDependency, match="Install chromium"):
+        reports.render_report("pdf", honest, judge(factory, honest))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="needs a Chromium")
+def test_pdf_is_tagged_and_has_the_language(factory: ModuleType, honest: Evidence) -> None:
+    data = reports.render_report("pdf", honest, judge(factory, honest))
+    assert isinstance(data, bytes)
+    assert data.startswith(b"%PDF-")
+    assert b"/StructTreeRoot" in data
+    assert b"/Lang" in data
+    assert 20_000 < len(data) < 2_000_000

@@ -144,3 +144,64 @@ def test_ledger(tmp_path, capsys):
     (tmp_path / "l.jsonl").write_text(text)
     assert "line 2" in call(capsys, "ledger", tmp_path / "l.jsonl", code=2)["error"]["message"]
     assert call(capsys, "ledger", tmp_path / "none.jsonl", code=2)
+
+
+SUBJECTS = "dpaudit.verification.subject_server"
+MECHANISMS = "dpaudit.verification.subject_mechanisms"
+
+
+def test_step(capsys):
+    document = call(capsys, "step", f"{SUBJECTS}:Server.step", "--noise-multiplier", 1, code=0)
+    assert document["status"] == "pass"
+    assert {"step.sensitivity", "step.noise", "step.noise-reuse"} <= {check["id"] for check in document["checks"]}
+    options = ["--sampling-rate", 0.01, "--steps", 1000, "--delta", 1e-5]
+    document = call(capsys, "step", f"{SUBJECTS}:HalfNoise.step", "--noise-multiplier", 1, *options, code=1)
+    assert document["refuted"] == ["noise multiplier 1"]
+    assert "epsilon at least" in next(c for c in document["checks"] if c["id"] == "step.sensitivity")["detail"]
+    assert (
+        call(capsys, "step", f"{SUBJECTS}:NotSeeded.step", "--noise-multiplier", 1, code=3)["status"] == "inconclusive"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("nothing", "module:attribute"),
+        ("no_such_module:f", "cannot be imported"),
+        (f"{SUBJECTS}:Missing.step", "cannot be imported"),
+        (f"{SUBJECTS}:EXPECTED", "needs a function"),
+        (f"{SUBJECTS}:Server", "must return"),
+    ],
+)
+def test_bad_steps_exit_2(capsys, target, what):
+    document = call(capsys, "step", target, "--noise-multiplier", 1, code=2)
+    assert what in document["error"]["message"]
+
+
+def test_mechanism(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_mechanisms.py").write_text(
+        "from dpaudit.verification import subject_mechanisms as s, Neighbours\n"
+        "honest, broken = s.laplace(1.0), s.laplace(0.5)\n"
+        "def made(): return s.gaussian(0.5)\n"
+        "def bare(d, n, rng): return d + 0.5 * rng.laplace(size=n)\n"
+        "pair = Neighbours(first=0, second=1)\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    name = "my_mechanisms"
+    document = call(capsys, "mechanism", f"{name}:honest", "--epsilon", 1, "--max-pairs", 4000, code=0)
+    assert document["checks"][0]["id"] == "mechanism.privacy"
+    assert call(capsys, "mechanism", f"{name}:broken", "--epsilon", 1, code=1)["refuted"] == ["1-DP"]
+    assert call(capsys, "mechanism", f"{name}:made", "--mu", 1, code=1)["refuted"] == ["1-GDP"]
+    assert call(capsys, "mechanism", f"{name}:bare", "--epsilon", 1, "--pairs", f"{name}:pair", code=1)
+    assert call(capsys, "mechanism", f"{name}:honest", "--epsilon", 1, "--max-pairs", 50, code=3)
+    assert call(capsys, "mechanism", f"{name}:honest", "--epsilon", 1, "--float-bits", code=1)
+    for arguments, what in [
+        ([f"{name}:number", "--epsilon", 1], "MechanismSubject"),
+        ([f"{name}:bare", "--epsilon", 1], "--pairs"),
+        ([f"{name}:honest"], "epsilon"),
+        ([f"{name}:honest", "--epsilon", 1, "--mu", 1], "either"),
+        ([f"{name}:honest", "--epsilon", -1], "epsilon"),
+    ]:
+        assert what in call(capsys, "mechanism", *arguments, code=2)["error"]["message"]
+    assert call(capsys, "mechanism", f"{MECHANISMS}:constant", "--epsilon", 1, "--max-pairs", 3000, code=0)

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from dpaudit.errors import UsageError
+from dpaudit.estimation import CurveFamily, estimate, profile_curve, reference, refutes_curve
+from dpaudit.estimation.curves import eps_delta_curve, gaussian_curve
+from dpaudit.estimation.guessing import correct_guesses
+from dpaudit.estimation.sources import ArraySource
+from dpaudit.gdp import gdp_delta, gdp_epsilon
+from dpaudit.records import ScoreSet
+
+GRID = np.concatenate([[0.0], np.geomspace(1e-3, 30, 300)])
+
+
+def test_profile_of_a_gaussian_is_just_below_its_curve():
+    exact, listed = gaussian_curve(1.0), profile_curve(GRID, gdp_delta(GRID, 1.0))
+    for tpr in (1e-6, 1e-3, 0.05, 0.3, 0.5, 0.9, 0.999):
+        assert listed(tpr) <= exact(tpr) + 1e-12
+        assert listed(tpr) == pytest.approx(exact(tpr), rel=2e-3, abs=1e-9)
+
+
+def test_profile_of_one_point_is_the_epsilon_delta_curve():
+    one, two = profile_curve([1.3], [1e-3]), eps_delta_curve(1.3, 1e-3)
+    for tpr in np.linspace(0, 1, 21):
+        assert one(float(tpr)) == pytest.approx(two(float(tpr)), abs=1e-15)
+
+
+def test_randomised_response_meets_its_curve():
+    """q right guesses of 1: fpr 1 - q, tpr q, the corner of the eps-DP region."""
+    q = 1 / (1 + np.exp(-2.0))
+    assert eps_delta_curve(2.0, 0.0)(q) == pytest.approx(1 - q, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epsilons", "deltas"), [([], []), ([1.0], [0.1, 0.2]), ([-1.0], [0.1]), ([1.0], [1.5]), ([np.nan], [0.1])]
+)
+def test_bad_profiles_are_refused(epsilons, deltas):
+    with pytest.raises(UsageError, match="profile"):
+        profile_curve(epsilons, deltas)
+
+
+def sampled_profile(noise, rate, steps):
+    import dp_accounting as dp
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    single = pld.from_gaussian_mechanism(noise, value_discretization_interval=1e-3, sampling_prob=rate)
+    composed = single.self_compose(steps)
+    assert dp
+    return np.array(composed.get_delta_for_epsilon(list(GRID))), composed
+
+
+@pytest.mark.slow
+@pytest.mark.statistical(failure_probability=1e-6)
+def test_pld_of_sampled_steps_is_rarely_refuted_when_true_and_often_when_false():
+    """DP-SGD with q = 0.1, 20 steps, log-likelihood ratios; the true PLD, and the PLD of 1.5 times the noise."""
+    noise, rate, steps, canaries, trials = 0.6, 0.1, 20, 1000, 1000
+    true, _ = sampled_profile(noise, rate, steps)
+    false, _ = sampled_profile(1.5 * noise, rate, steps)
+    curves = profile_curve(GRID, true), profile_curve(GRID, false)
+    rng, counts = np.random.default_rng(0), [0, 0]
+    for _ in range(trials):
+        bits = rng.random(canaries) < 0.5
+        present = bits[:, None] & (rng.random((canaries, steps)) < rate)
+        x = present + noise * rng.normal(size=(canaries, steps))
+        scores = np.sum(np.logaddexp(np.log1p(-rate), np.log(rate) + (x - 0.5) / noise**2), axis=1)
+        source = ArraySource(ScoreSet(member=scores[bits], non_member=scores[~bits]))
+        correct = correct_guesses(source, 120, rng)
+        for i, curve in enumerate(curves):
+            counts[i] += refutes_curve(curve, canaries=canaries, guesses=120, correct=correct)
+    assert counts[0] <= binom.isf(1e-6, trials, 0.05)
+    assert counts[1] > 0.5 * trials
+
+
+def test_a_family_of_profiles_reaches_the_gaussian_bound():
+    """The road of an accountant: parameter to profile to curve to epsilon."""
+    family = CurveFamily(
+        name="pld",
+        curve=lambda mu: profile_curve(GRID, gdp_delta(GRID, mu)),
+        epsilon=gdp_epsilon,
+        high=6.0,
+        parameter="inverse_noise_multiplier",
+        tolerance=1e-4,
+    )
+    scores = reference.gaussian(1.5).draw(1000, np.random.default_rng(0))
+    options = {"method": "one-run-fdp", "delta": 1e-5, "guesses": 150}
+    found = estimate(scores.member, scores.non_member, curve=family, **options)
+    exact = estimate(scores.member, scores.non_member, curve="gaussian", **options)
+    assert found.epsilon <= exact.epsilon
+    assert found.epsilon == pytest.approx(exact.epsilon, rel=0.01)
+    assert found.details["inverse_noise_multiplier"] > 0

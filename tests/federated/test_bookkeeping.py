@@ -1,0 +1,313 @@
+"""Clipped sums by book-keeping, against rows of per-example gradients that are clipped in float64."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dpaudit.federated import clipping, models
+from dpaudit.federated import engine as engines
+from dpaudit.federated.aggregation import GaussianSum
+from dpaudit.federated.canaries import NO_CANARIES
+from dpaudit.federated.clients import ClientFunctions
+from dpaudit.federated.clipping import ClippedSum
+from dpaudit.federated.optimizers import make_optimizer
+from dpaudit.federated.sampling import Cohort, Population
+from dpaudit.federated.server import Plan, Server
+from dpaudit.ledger import PrivacyLedger
+
+keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
+layers = keras.layers
+N = 12
+
+
+def sequential(*middle, shape=(16,)):
+    return keras.Sequential([keras.Input(shape), *middle, layers.Dense(3)])
+
+
+def attention():
+    tokens = keras.Input((6,))
+    x = layers.Embedding(9, 8, mask_zero=True)(tokens)
+    x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)]))
+    hidden = layers.Dense(8)(layers.Dense(10, activation="gelu")(x))
+    x = layers.LayerNormalization(center=False)(layers.Add()([x, hidden]))
+    return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((16,)), layers.Dense(6, activation="tanh"), layers.Dense(5)])
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, layers.Dense(3)(layers.Concatenate()([inner(inputs), layers.Dense(4)(inputs)])))
+
+
+def sums():
+    inputs = keras.Input((16,))
+    x = layers.Dense(16, activation="relu")(inputs) + inputs
+    return keras.Model(inputs, layers.Dense(3)(x * 0.5 - inputs))
+
+
+def partly_frozen():
+    model = sequential(layers.Dense(5, activation="relu"), layers.Dense(4))
+    model.layers[0].trainable = False
+    return model
+
+
+def unused():
+    inputs = keras.Input((16,))
+    x = layers.Dense(4, activation="relu", bias_initializer=keras.initializers.Constant(-1e6))(inputs)
+    return keras.Model(inputs, layers.Dense(3, bias_initializer="ones")(x))
+
+
+square = layers.Reshape((4, 4))
+KNOWN = {
+    "mlp": lambda: sequential(layers.Dense(7, activation="relu"), layers.Dense(5, use_bias=False)),
+    "cnn": lambda: sequential(
+        layers.Reshape((4, 4, 1)), layers.Conv2D(4, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+        layers.Conv2D(3, 2, strides=2, padding="same"), layers.Flatten(),
+    ),
+    "conv1d": lambda: sequential(
+        layers.Reshape((8, 2)), layers.Conv1D(4, 3, padding="causal", activation="elu"), layers.GlobalMaxPooling1D()
+    ),
+    "depthwise": lambda: sequential(
+        layers.Reshape((4, 4, 1)), layers.DepthwiseConv2D(2, depth_multiplier=3, activation="relu"),
+        layers.GroupNormalization(3), layers.GlobalAveragePooling2D(),
+    ),
+    "normalisation": lambda: sequential(
+        layers.Dense(6), layers.LayerNormalization(), layers.Activation("gelu"),
+        layers.GroupNormalization(2, center=False),
+    ),
+    "dropout": lambda: sequential(layers.Dense(20, activation="relu"), layers.Dropout(0.5)),
+    "attention": attention,
+    "nested": nested,
+    "sums": sums,
+    "frozen": partly_frozen,
+    "zero gradients": unused,
+}  # fmt: skip
+
+
+def data_for(model, blobs, *, scale=1.0):
+    data = blobs(N, features=16)
+    shape = model.input_shape[1:]
+    if shape == (6,):
+        return dataclasses.replace(data, x=np.random.default_rng(0).integers(0, 9, (N, 6)).astype(np.float32))
+    return dataclasses.replace(data, x=scale * data.x)
+
+
+def both(model, data, *, clip_norm, weights=None):
+    """Engines on the two paths over the same functions, and the weights."""
+    for variable in model.trainable_variables:
+        if variable.name in {"gamma", "beta", "bias"}:
+            variable.assign(variable + 0.1 * np.random.default_rng(1).standard_normal(variable.shape))
+    functions = ClientFunctions(model, data.x.shape[1:])
+    fast = engines.FedSgdEngine(functions, data, root=3, clip_norm=clip_norm)
+    slow = engines.FedSgdEngine(functions, data, root=3)
+    return fast, slow, models.get_weights(model)
+
+
+def cohort_of(units):
+    everyone = np.ones(6, bool)
+    return Cohort(number=0, sampled=everyone, answered=everyone, units=np.asarray(units, np.int64))
+
+
+def total_of(blocks, *, clip_norm, width):
+    total = np.zeros(width)
+    for block in blocks:
+        if isinstance(block, ClippedSum):
+            total += block.total
+        else:
+            total += clipping.clipped_sum(clipping.screen(block, width=width)[0], clip_norm=clip_norm)
+    return total
+
+
+@pytest.mark.parametrize("name", list(KNOWN))
+@pytest.mark.parametrize("clip_norm", [0.5, 50.0])
+def test_both_paths_give_the_same_norms_and_the_same_clipped_sum(name, clip_norm, blobs):
+    keras.utils.set_random_seed(3)
+    model = KNOWN[name]()
+    data = data_for(model, blobs)
+    fast, slow, weights = both(model, data, clip_norm=clip_norm)
+    assert fast.clipping_path == "book-keeping"
+    assert slow.clipping_path == "vectorized_map: the aggregator clips single rows"
+    cohort = cohort_of([3, 0, 7, 11, 4])
+    (block,) = fast.run_cohort(weights, cohort)
+    (rows,) = slow.run_cohort(weights, cohort)
+    assert isinstance(block, ClippedSum)
+    np.testing.assert_allclose(block.norms, np.linalg.norm(rows.rows, axis=1), rtol=1e-4, atol=1e-12)
+    truth = clipping.clipped_sum(rows.rows, clip_norm=clip_norm)
+    np.testing.assert_allclose(block.total, truth, rtol=1e-3, atol=2e-5 * np.abs(truth).max())
+    np.testing.assert_array_equal(block.total, next(iter(fast.run_cohort(weights, cohort))).total)
+
+
+def test_the_model_is_left_as_it_was(blobs):
+    model = attention()
+    before = [(layer, dict(vars(layer))) for layer in model._flatten_layers()]
+    fast, _, weights = both(model, data_for(model, blobs), clip_norm=1.0)
+    list(fast.run_cohort(weights, cohort_of([1, 2])))
+    for layer, state in before:
+        assert vars(layer).keys() == state.keys()
+        assert "call" not in state
+        assert vars(layer).get("activation") is state.get("activation")
+
+
+class Scaled(layers.Dense):
+    def call(self, inputs):
+        return super().call(inputs) / tf.reduce_max(inputs)
+
+
+class Tied(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one = layers.Dense(3)
+
+    def call(self, inputs, training=None):
+        return self.one(inputs)
+
+
+def shared():
+    inputs, one = keras.Input((16,)), layers.Dense(16, activation="relu")
+    return keras.Model(inputs, layers.Dense(3)(one(one(inputs))))
+
+
+def crosses_examples():
+    """(batch, 16) + (batch, 1, 16) is (batch, batch, 16)."""
+    inputs = keras.Input((16,))
+    crossed = layers.Dense(16)(inputs) + layers.Reshape((1, 16))(inputs)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(crossed)))
+
+
+def averages_the_batch():
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, layers.Dense(3)(inputs - keras.ops.mean(inputs, axis=0, keepdims=True)))
+
+
+UNKNOWN = {
+    "GRU": lambda: sequential(layers.Reshape((4, 4)), layers.GRU(3, unroll=True)),
+    "Lambda": lambda: sequential(layers.Lambda(abs)),
+    "Scaled": lambda: sequential(Scaled(4)),
+    "neither functional nor sequential": Tied,
+    "used more than once": shared,
+    "(Add) is not a layer": crosses_examples,
+    "(Mean) is not a layer": averages_the_batch,
+    "activation of its own": lambda: sequential(layers.Dense(4, activation=lambda x: x - tf.reduce_mean(x))),
+    "grouped": lambda: sequential(layers.Reshape((4, 4)), layers.Conv1D(4, 2, groups=2), layers.Flatten()),
+    "normalises along axis": lambda: sequential(square, layers.LayerNormalization(axis=1), layers.Flatten()),
+    "works along axis": lambda: sequential(square, layers.Softmax(axis=-2), layers.Flatten()),
+    "computes in": lambda: sequential(layers.Dense(4, dtype="mixed_bfloat16")),
+    "GaussianNoise": lambda: sequential(layers.GaussianNoise(0.1)),
+}
+
+
+@pytest.mark.parametrize("reason", list(UNKNOWN))
+def test_what_is_not_known_falls_back_and_says_why(reason, blobs):
+    model = UNKNOWN[reason]()
+    model(np.zeros((1, 16), np.float32))
+    functions = ClientFunctions(model, (16,))
+    engine = engines.FedSgdEngine(functions, blobs(N, features=16), root=3, clip_norm=1.0)
+    assert engine.clipping_path.startswith("vectorized_map: ")
+    assert reason in engine.clipping_path
+    if reason not in {"GRU", "works along axis", "GaussianNoise", "computes in"}:
+        (block,) = engine.run_cohort(models.get_weights(model), cohort_of([1, 2]))
+        assert block.rows.shape == (2, functions.parameters)
+
+
+def test_low_rank_adapters_fall_back(blobs):
+    model = sequential(layers.Dense(6))
+    model.layers[0].enable_lora(2)
+    functions = ClientFunctions(model, (16,))
+    assert "without a book-keeping rule" in functions.no_bookkeeping
+
+
+BAD = {"nan": np.nan, "inf": np.inf, "huge": 1e25, "large": 1e15}
+
+
+def server_for(config, data, width):
+    training = config.training
+    population = Population(clients=6, client_of=data.client)
+    plan = Plan(training=training, population=population, canaries=NO_CANARIES, root=1, direction=1.0)
+    ledger = PrivacyLedger()
+    server = Server(
+        plan,
+        aggregator=GaussianSum(clip_norm=training.clip_norm, noise_multiplier=1.0),
+        optimizer=make_optimizer(training),
+        weights=np.zeros(width),
+        ledger=ledger,
+    )
+    return server, ledger
+
+
+@pytest.mark.parametrize("bad", list(BAD))
+@pytest.mark.parametrize("positions", [[4], [0, 3, 4, 7, 11]])
+def test_bad_examples_are_rejected_or_clipped_as_on_the_path_of_rows(make_config, blobs, bad, positions):
+    model = sequential(layers.Dense(5))
+    data = blobs(N, features=16)
+    data.x[positions, 2] = BAD[bad]
+    fast, slow, weights = both(model, data, clip_norm=1.0)
+    cohort = cohort_of([3, 0, 7, 11, 4])
+    seen = []
+    for engine in (fast, slow):
+        server, _ = server_for(make_config(), data, weights.size)
+        server.weights = weights
+        seen.append(server.collect(cohort, engine.run_cohort(weights, cohort)))
+    left, right = seen
+    assert left.accepted == right.accepted
+    assert left.rejected == right.rejected
+    assert len(left.rejected) == (len(positions) if bad in {"nan", "inf"} else 0)
+    np.testing.assert_array_equal(left.arrived, right.arrived)
+    np.testing.assert_allclose(left.total, right.total, rtol=1e-3, atol=1e-4)
+    assert np.linalg.norm(left.total) <= left.accepted * (1 + 1e-6)
+
+
+def test_chunks_do_not_change_the_sum(blobs, monkeypatch):
+    model = KNOWN["cnn"]()
+    fast, _, weights = both(model, data_for(model, blobs), clip_norm=1.0)
+    (whole,) = fast.run_cohort(weights, cohort_of(range(10)))
+    monkeypatch.setattr(engines, "CHUNK_BYTES", 4 * fast._functions.bookkeeping_bytes)
+    parts = list(fast.run_cohort(weights, cohort_of(range(10))))
+    assert [part.units.size for part in parts] == [4, 4, 2]
+    np.testing.assert_allclose(sum(part.total for part in parts), whole.total, rtol=1e-4, atol=1e-5)
+    assert list(fast.run_cohort(weights, cohort_of([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"clip_norm": 2.0}, "clipped to 2.0 by the engine, where the aggregator clips to 1.0"),
+        ({"total": np.zeros(4)}, "shape (4,) instead of (3,)"),
+        ({"total": np.array([0.0, np.nan, 0.0])}, "NaN or infinity"),
+        ({"norms": np.array([1.0, np.inf], np.float32)}, "NaN or infinity"),
+        ({"units": np.array([0, 5000])}, "summed with unit 5000: not in this round's cohort"),
+        ({"units": np.array([0, 0])}, "summed with unit 0: sent a second time"),
+    ],
+)
+def test_a_sum_that_does_not_fit_is_left_out_whole(make_config, blobs, change, reason):
+    server, _ = server_for(make_config(), blobs(N), 3)
+    good = ClippedSum(units=np.array([0, 1]), total=np.ones(3), norms=np.ones(2, np.float32), clip_norm=1.0)
+    collected = server.collect(cohort_of([0, 1]), [dataclasses.replace(good, **change)])
+    assert collected.accepted == 0
+    np.testing.assert_array_equal(collected.total, 0.0)
+    assert {item.reason for item in collected.rejected} == {reason}
+    fine = server.collect(cohort_of([0, 1]), [good])
+    assert (fine.accepted, fine.rejected) == (2, ())
+    np.testing.assert_array_equal(fine.total, 1.0)
+
+
+def test_a_run_on_either_path_releases_the_same_up_to_rounding(make_config, data, tmp_path, monkeypatch):
+    from dpaudit.federated import run_files
+    from dpaudit.federated.trainer import train
+
+    def run(name):
+        out = tmp_path / name
+        train(
+            make_config(), data, root=9, out=out, noise_multiplier=1.1, resume=False,
+            progress=lambda done, planned: None, ledger_facts={},
+        )  # fmt: skip
+        with np.load(out / run_files.CHECKPOINT) as archive:
+            return archive["weights"], PrivacyLedger.open(out / run_files.LEDGER)
+
+    fast, told = run("fast")
+    monkeypatch.setattr(ClientFunctions, "no_bookkeeping", "switched off")
+    slow, told_slow = run("slow")
+    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-5)
+    assert told.facts["clipping_path"] == "book-keeping"
+    assert told_slow.facts["clipping_path"] == "vectorized_map: switched off"
