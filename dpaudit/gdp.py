@@ -81,6 +81,8 @@ def gdp_epsilon(mu: ArrayLike, delta: ArrayLike) -> float | Floats:
     high = safe**2 / 2 + safe * np.sqrt(-2 * log_wanted)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
+        if np.all((middle == low) | (middle == high)):
+            break
         reached = _log_delta(middle, safe) <= log_wanted
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
     needless = (strength == 0) | (np.asarray(gdp_delta(np.zeros(safe.shape), safe)) <= wanted)

@@ -165,6 +165,8 @@ def canary_validity(case: Case) -> Outcome:
     tosses = [*(_tosses_of(bound) for bound in tossed), *(_tosses_in(coins) for coins in case.evidence.coins.values())]
     if any(toss is None for toss in tosses):
         return unclear("a bound, or the file of coins, does not say how many canaries were in and out")
+    if len(set(tosses)) > 1:
+        return failed("the bounds count other coins than the file of coins holds: they are not of one run")
     worst = min(fair_coin_p_value(*toss) for toss in tosses if toss is not None)
     shown = pair(worst, alpha)[0]
     if worst < alpha:

@@ -161,6 +161,7 @@ def judge_checks(checks: Iterable[CheckResult], required: Iterable[str], what: s
         return failed(text, measured=first.statistic, limit=first.threshold)
     doubts = [f"{c.id} is {c.status.value}: {_told(c)}" for c in present if c.status != Status.PASS]
     doubts += [f"{c.id} says pass, but its p-value is below its significance" for c in present if _contradicts(c)]
+    doubts += [f"{c.id} says pass, but gives no p-value and no number of observations" for c in present if _bare(c)]
     missing = [prefix for prefix in required if not any(c.id.startswith(prefix) for c in present)]
     doubts += [f"no check of the kind {prefix.rstrip('.')!r}" for prefix in missing]
     if doubts:
@@ -173,6 +174,15 @@ def judge_checks(checks: Iterable[CheckResult], required: Iterable[str], what: s
 def _told(check: CheckResult) -> str:
     """Return the detail of a check in words that do not name our fields."""
     return check.detail.replace("minimum_detectable", "the smallest effect that it finds")
+
+
+_STATISTICAL = ("noise.", "clip.")
+
+
+def _bare(check: CheckResult) -> bool:
+    """A statistical check that passes must show what it measured; a bare word is not evidence."""
+    numbers = (check.statistic, check.p_value, check.n)
+    return check.status == Status.PASS and check.id.startswith(_STATISTICAL) and None in numbers
 
 
 def _contradicts(check: CheckResult) -> bool:

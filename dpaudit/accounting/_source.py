@@ -56,6 +56,15 @@ def digest_of(source: Source) -> str | None:
     return "+".join(digests) if digests else None
 
 
+def as_relation(value: Relation | str) -> Relation:
+    """Return the relation of that name; raise UsageError for another."""
+    try:
+        return Relation(value)
+    except ValueError as error:
+        known = ", ".join(item.value for item in Relation)
+        raise UsageError(f"relation must be one of {known}; got {value!r}.") from error
+
+
 def relation_of(source: Source, relation: Relation | str | None) -> Relation:
     """Return the relation asked for, else that of the ledgers, else add-or-remove-one.
 
@@ -64,9 +73,4 @@ def relation_of(source: Source, relation: Relation | str | None) -> Relation:
     stated = {str(ledger.facts["relation"]) for ledger in ledgers_of(source) if "relation" in ledger.facts}
     if len(stated) > 1:
         raise UsageError(f"the ledgers use different neighbouring relations: {', '.join(sorted(stated))}. Name one.")
-    chosen = relation or (stated.pop() if stated else Relation.ADD_OR_REMOVE_ONE)
-    try:
-        return Relation(chosen)
-    except ValueError as error:
-        known = ", ".join(item.value for item in Relation)
-        raise UsageError(f"relation must be one of {known}; got {chosen!r}.") from error
+    return as_relation(relation or (stated.pop() if stated else Relation.ADD_OR_REMOVE_ONE))

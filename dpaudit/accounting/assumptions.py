@@ -37,6 +37,7 @@ def without_amplification(event: ev.Event) -> ev.Event:
 
 
 _REALISED = ("realised", "realized", "actual", "batch", "cohort")
+_TUNING = "hyper-parameters were not chosen by looking at these people's data, unless the search is in the ledger"
 _SAMPLERS = {
     ev.PoissonSampled: "each unit enters each batch independently and in secret (Poisson sampling)",
     ev.PubliclySampled: "each unit takes part by an independent coin that may be public",
@@ -123,5 +124,6 @@ def assumptions_of(
         known.assumption(
             "noise-generator", "generator of the noise, taken as ideal real-valued noise", "noise_generator"
         ),
+        known.assumption("tuning", _TUNING, "hyperparameter_search"),
         Assumption(id="complete", text="the ledger holds every release that was computed from these people's data"),
     )

@@ -129,6 +129,7 @@ def convert_unit(
 
     Raises: UsageError where the conversion is not valid.
     """
+    _validate.one_of(tuple(Unit), recorded=recorded, wanted=wanted)
     source, target = Unit(recorded), Unit(wanted)
     if source == target:
         return event

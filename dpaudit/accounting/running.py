@@ -7,12 +7,13 @@ import numpy as np
 from dpaudit import _validate
 from dpaudit import events as ev
 from dpaudit.accounting._powers import Powers
-from dpaudit.accounting.bounds import exact_gaussian, pld_that_fits
+from dpaudit.accounting._source import as_relation
+from dpaudit.accounting.bounds import exact_gaussian, grid_width, pld_that_fits
 from dpaudit.errors import Refusal
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Relation
 
-_STEP = 1e-3  # coarser than the final number: an upper bound all the same, about 0.2 % larger
+_STEP, _SHARE = 1e-3, 0.02  # coarser than the final number: an upper bound all the same, up to 1 % larger
 
 
 class RunningEpsilon:
@@ -30,15 +31,17 @@ class RunningEpsilon:
         delta: float,
         *,
         relation: Relation | str = Relation.ADD_OR_REMOVE_ONE,
-        discretization: float = _STEP,
+        discretization: float | None = None,
     ) -> None:
         """Prepare the event; raise what `dpaudit.accounting.epsilon` raises."""
         _validate.open_unit_interval(delta=delta)
         self.delta = delta
-        self._mu = exact_gaussian(event, Relation(relation))
+        chosen = as_relation(relation)
+        self._mu = exact_gaussian(event, chosen)
         self._powers: tuple[Powers, ...] = ()
         if self._mu is None:
-            pld = pld_that_fits(event, relation=Relation(relation), discretization=discretization)
+            width = discretization or grid_width(event, chosen, widest=_STEP, share=_SHARE)
+            pld = pld_that_fits(event, relation=chosen, discretization=width)
             self._powers = tuple(Powers(pmf) for pmf in (pld.remove, pld.add) if pmf is not None)
 
     def after(self, rounds: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dpaudit import _validate
+from dpaudit import __version__, _validate
 from dpaudit import events as ev
 from dpaudit.accounting._source import Source, digest_of, event_of, facts_of, ledgers_of, relation_of
 from dpaudit.accounting.agreement import check_agreement
@@ -22,6 +22,8 @@ _DELTAS = tuple(sorted({*(round(float(d), 20) for d in np.geomspace(1e-10, 0.1, 
 _RATES = (0.001, 0.01, 0.05, 0.1)
 _ALPHAS = np.unique(np.concatenate([[0.0, 1.0], np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 0.99, 35)]))
 _POINTS = 40
+_KINDS = 6
+_COARSE = 1e-3
 
 
 def _or_reason(name: str, reasons: dict[str, str], compute: Callable[[], float]) -> float | None:
@@ -35,22 +37,27 @@ def _or_reason(name: str, reasons: dict[str, str], compute: Callable[[], float])
 def rounds_over(source: Source, delta: float, relation: Relation) -> tuple[tuple[int, float], ...]:
     """Return (round, epsilon) at about 40 rounds spread over the run, on a coarse grid (upper bounds all the same).
 
-    A round is one event of a ledger, or one step of a self-composed event. Runs whose events differ are given by
-    the same accountant on prefixes; more than a few kinds of event would cost too much, and give no curve.
+    A round is one event of a ledger, or one step of a self-composed event. Runs with more than a few kinds of event, or
+    of several ledgers (whose order is not known), give no curve.
     """
-    ledgers = ledgers_of(source)
-    whole = event_of(source)
+    whole, ledgers = event_of(source), ledgers_of(source)
     kinds = flattened(whole)
-    total = sum(1 for ledger in ledgers for _ in ledger.events()) if ledgers else sum(kinds.values())
-    if len(kinds) != 1 or total < 1:
+    entries = [entry.event for ledger in ledgers for entry in ledger.events() if entry.event is not None]
+    if len(kinds) == 1 and (len(entries) <= 1 or len(set(entries)) == 1):
+        only, count = next(iter(kinds.items()))
+        per_round = count // max(1, len(entries)) if len(entries) > 1 else 1
+        spent = RunningEpsilon(only, delta, relation=relation)
+        return tuple((mark, spent.after(mark * per_round)) for mark in _marks(count // per_round))
+    if len(ledgers) != 1 or not 1 <= len(kinds) <= _KINDS:
         return ()
-    only, count = next(iter(kinds.items()))
-    per_round = count // total
-    if per_round * total != count:
-        return ()
-    spent = RunningEpsilon(only, delta, relation=relation)
-    marks = sorted({*np.unique(np.linspace(1, total, min(_POINTS, total)).round().astype(int)).tolist(), total})
-    return tuple((mark, spent.after(mark * per_round)) for mark in marks)
+    return tuple(
+        (mark, epsilon(ev.Composed(events=tuple(entries[:mark])), delta, relation=relation, discretization=_COARSE))
+        for mark in _marks(len(entries))
+    )
+
+
+def _marks(total: int) -> list[int]:
+    return sorted({round(mark) for mark in np.linspace(1, total, min(_POINTS, total))} | {total})
 
 
 def summarize(
@@ -119,7 +126,7 @@ def summarize(
         assumptions=(*assumptions_of(event, facts, chosen, source=facts_source), agreement),
         reasons=reasons,
         ledger_digest=digest_of(ledger_or_event),
-        library=f"dp-accounting {version('dp-accounting')}",
+        library=f"dpaudit {__version__}, dp-accounting {version('dp-accounting')}",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from dpaudit import _validate
+from dpaudit.accounting._source import as_relation
 from dpaudit.accounting.bounds import exact_gaussian, pld_that_fits
 from dpaudit.accounting.calibrate import LARGEST, MARGIN, SMALLEST, MakeEvent, Search, calibrate_event
 from dpaudit.accounting.curves import PrivacyCurve
@@ -98,5 +99,5 @@ def calibrate_target(
     if accountant != "pld":
         raise UsageError(f"a target on {target.kind} needs the accountant 'pld'; got {accountant!r}.")
     limit = target.value if target.fpr is None else target.value - target.fpr
-    search = Search(_measure(target, delta, make_event, Relation(relation)), limit * (1 - MARGIN))
+    search = Search(_measure(target, delta, make_event, as_relation(relation)), limit * (1 - MARGIN))
     return search.search(1.0, (SMALLEST, LARGEST))

@@ -8,6 +8,7 @@ from dpaudit.accounting.pld import DISCRETIZATION, effective_gaussian, flattened
 from dpaudit.records import Relation
 
 _MIXTURE_STEP = 1e-3
+_MOST_STEPS = 2_000_000  # beyond, dp-accounting's windows grow without bound
 
 
 def _library() -> Any:
@@ -123,7 +124,9 @@ def witness_pld(event: ev.Event, *, relation: Relation, step: float = DISCRETIZA
     """Return dp-accounting's PrivacyLossDistribution of an event, or None where it has none."""
     total = _library().identity(step)
     for part, count in flattened(event).items():
-        loss = _WITNESSES[type(part)](part, relation, step) if type(part) in _WITNESSES else None
+        if count > _MOST_STEPS or type(part) not in _WITNESSES:
+            return None
+        loss = _WITNESSES[type(part)](part, relation, step)
         if loss is None:
             return None
         total = total.compose(loss.self_compose(count))

@@ -37,6 +37,7 @@ _RELATIONS = ("add-or-remove-one", "replace-one")
 @click.option("--units", type=int, help="Number of units in the data: refuses a delta of 1/units or more.")
 @click.option("--unit", type=click.Choice(["example", "client"]), help="What one unit is.  [default: the ledger's]")
 @click.option("--group-size", type=int, help="Protect groups of so many units, as the examples of one person.")
+@click.option("--prior", "priors", type=float, multiple=True, help="Prior of membership: adds the largest posterior.")
 @json_option
 def command(*, ledgers: tuple[Path, ...], delta: float, as_json: bool, **options: Any) -> None:
     """Print the epsilon that a run spent, with everything it rests on.
@@ -62,6 +63,8 @@ def command(*, ledgers: tuple[Path, ...], delta: float, as_json: bool, **options
         raise Refusal(summary.reasons["epsilon_pld"])
     body, text = _payload(summary, facts, options)
     body = {**body, "ledger_digest": digest, "torn_bytes": torn}
+    if torn:
+        text += f"\nThe ledger ends in {torn} bytes of an unfinished line, which were left out."
     emit("account", body, text, as_json=as_json)
 
 
@@ -134,6 +137,7 @@ def _payload(
     summary: "AccountingSummary", facts: dict[str, Any], options: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     from dpaudit.accounting import statement
+    from dpaudit.accounting.statement import up
 
     epsilons = {
         "rdp": summary.epsilon_rdp,
@@ -157,6 +161,12 @@ def _payload(
         "library": summary.library,
         "statement": text,
     }
+    body["posteriors"] = _posteriors(summary, options["priors"])
+    for item in body["posteriors"]:
+        text += (
+            f"\nAfter a positive of an attack with a false-positive rate of {item['fpr']:g}, "
+            f"a prior of {item['prior']:g} becomes at most {up(item['posterior'])}."
+        )
     assumed = _if_poisson(summary, options)
     if assumed is not None:
         body["not_a_bound"] = {"poisson_assumed": assumed}
@@ -165,6 +175,19 @@ def _payload(
             "no bound for them."
         )
     return body, text
+
+
+def _posteriors(summary: "AccountingSummary", priors: tuple[float, ...]) -> list[dict[str, float]]:
+    """Return the largest posteriors by Bayes from the ceilings on attacks."""
+    from dpaudit import _validate
+
+    found = []
+    for prior in priors:
+        _validate.open_unit_interval(prior=prior)
+        for fpr, tpr in summary.tpr_ceilings:
+            posterior = prior * tpr / (prior * tpr + (1 - prior) * fpr)
+            found.append({"prior": prior, "fpr": fpr, "posterior": posterior})
+    return found
 
 
 def _if_poisson(summary: "AccountingSummary", options: dict[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ COMMANDS = {
     "account": ("account", "Upper bounds on epsilon, from a ledger or from parameters."),
     "attack": ("attack", "Membership inference on any trained model or on arrays of its outputs."),
     "calibrate": ("calibrate", "The noise multiplier that reaches a privacy target."),
-    "check": ("check", "Statistical checks of noise, sampling and ledgers."),
+    "check": ("check", "Statistical checks of training steps, mechanisms, sampling and ledgers."),
     "demo": ("demo", "One passing and one failing run, in about a minute."),
     "diff": ("diff", "What changed between two evidence bundles."),
     "doctor": ("doctor", "What is installed, what conflicts, how to repair it."),

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; new, or with --resume.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run: no noise twice, no round counted twice.")
 @click.option("--policy", help="Profile or policy file; default: what the configuration says.")
-@click.option("--noise-factor", type=float, help="Demonstration: scale the real noise behind the ledger's back.")
+@click.option(
+    "--noise-factor",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Demonstration: scale the real noise behind the ledger's back.",
+)
 @click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="Date of the judgement (UTC today).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option

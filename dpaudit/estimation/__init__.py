@@ -26,3 +26,4 @@ from dpaudit.estimation.sequential import anytime_epsilon as anytime_epsilon
 from dpaudit.estimation.sequential import combine_e_values as combine_e_values
 from dpaudit.estimation.sequential import confidence_sequence as confidence_sequence
 from dpaudit.estimation.sequential import spend as spend
+from dpaudit.estimation.shared_coordinates import play as play

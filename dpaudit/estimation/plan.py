@@ -94,7 +94,7 @@ def plan_audit(
             trials=trials,
             seed=seed,
             curve=curve,
-            interest_epsilon=min(alternative, 50.0),
+            interest_epsilon=alternative,
             declared=(INDEPENDENT_RUNS,) if method in MULTI_RUN else (),
         )
 
@@ -108,8 +108,8 @@ def plan_audit(
     return Plan(
         method=method,
         canaries=canaries,
-        guesses=_guesses(method, curve, canaries or max_canaries, delta, 1 - confidence, min(alternative, 50.0)),
-        interest_epsilon=min(alternative, 50.0),
+        guesses=_guesses(method, curve, canaries or max_canaries, delta, 1 - confidence, alternative),
+        interest_epsilon=alternative,
         result=result,
         reason=reason,
     )

@@ -17,7 +17,7 @@ from dpaudit.records import (
     Scalar,
 )
 
-WITHOUT_THRESHOLD = ("mean-shift", "one-shot")
+WITHOUT_THRESHOLD = ("mean-shift", "one-shot", "per-step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from dpaudit.estimation.curves import gaussian_family
 from dpaudit.gdp import gdp_mu
 
 FALLBACK_DELTA = 1e-5  # for the imagined mechanism when delta = 0, where no Gaussian mechanism has a finite epsilon
+LARGEST_INTEREST = 60.0  # beyond it every canary is guessed right, and the choice no longer changes
 _QUANTILES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 _FEW = np.array([0.2, 0.5, 0.8])
 _TOLERANCE = 1e-3
@@ -31,7 +32,7 @@ CountBound = Callable[[int, int, int], float]  # canaries, guesses, correct -> b
 
 def imagined_mu(interest: float, delta: float) -> float:
     """Return the mu of the Gaussian mechanism that is exactly (interest, delta)-DP."""
-    return float(gdp_mu(interest, delta if delta > 0 else FALLBACK_DELTA))
+    return float(gdp_mu(min(interest, LARGEST_INTEREST), delta if delta > 0 else FALLBACK_DELTA))
 
 
 def expected_accuracy(share: float, mu: float) -> float:

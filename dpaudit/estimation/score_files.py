@@ -129,7 +129,7 @@ def _parquet_batches(path: Path) -> Callable[[], Iterator[ScoreSet]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=BATCH, columns=["score", "member"], use_threads=False):
                 scores, member = batch.column("score"), batch.column("member")
                 if scores.null_count or member.null_count:

@@ -1,5 +1,6 @@
 """How a threshold or a number of guesses is chosen: declared before the scores are seen, printed with the result."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,6 @@ def parse_selection(text: str | None, *, guesses: int | None, interest_epsilon: 
 
 def _interest(epsilon: float | None) -> float:
     value = DEFAULT_INTEREST if epsilon is None else float(epsilon)
-    if not 0 < value <= 50:
-        raise UsageError(f"the epsilon of interest must lie in (0, 50]; got {value!r}.")
+    if not 0 < value < math.inf:
+        raise UsageError(f"the epsilon of interest must be finite and greater than 0; got {value!r}.")
     return value

@@ -39,8 +39,8 @@ _PLAIN = frozenset({
     "UpSampling1D", "UpSampling2D", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Masking",
     "Rescaling", "Dropout", "Concatenate", "Softmax", "Sequential", "Functional", "MultiHeadAttention",
 })  # fmt: skip
-_ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "NotEqual"})
-"""Operations of keras.ops that may stand between layers (a sum of two tensors, the mask of an embedding)."""
+_ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "NotEqual", "LogicalOr", "LogicalAnd"})
+"""Operations of keras.ops that may stand between layers (a sum of two tensors, the masks of embeddings)."""
 
 
 def check_layers(model: Any) -> None:
@@ -110,11 +110,11 @@ class Trace:
             for layer in self._model._flatten_layers(include_self=False):
                 kind = type(layer).__name__
                 if kind in _LINEAR:
-                    stack.enter_context(_attributes(layer, call=self._linear(layer), activation=None))
+                    stack.enter_context(replaced(layer, call=self._linear(layer), activation=None))
                 elif kind in _NORMALISING:
-                    stack.enter_context(_attributes(layer, call=self._normalising(layer)))
+                    stack.enter_context(replaced(layer, call=self._normalising(layer)))
                 elif kind == "Dropout":
-                    stack.enter_context(_attributes(layer, call=_same_mask_for_all(layer)))
+                    stack.enter_context(replaced(layer, call=_same_mask_for_all(layer)))
             yield
 
     def _record(self, layer: Any, inputs: Any, output: Any) -> Any:
@@ -140,7 +140,7 @@ class Trace:
 
         def call(inputs: Any) -> Any:
             gamma, beta = layer.gamma, layer.beta
-            with _attributes(layer, **absent):
+            with replaced(layer, **absent):
                 normal = original(inputs)
             output = normal if gamma is None else normal * gamma
             output = output if beta is None else output + beta
@@ -171,7 +171,7 @@ class Trace:
 
 
 @contextmanager
-def _attributes(layer: Any, **values: Any) -> Iterator[None]:
+def replaced(layer: Any, **values: Any) -> Iterator[None]:
     """Set attributes of one layer, past Keras's tracking, while the block runs."""
     before = {name: vars(layer)[name] for name in values if name in vars(layer)}
     vars(layer).update(values)
@@ -188,7 +188,7 @@ def _same_mask_for_all(layer: Any) -> Callable[..., Any]:
     original = layer.call
 
     def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        with _attributes(layer, noise_shape=(1, *inputs.shape[1:])):
+        with replaced(layer, noise_shape=(1, *inputs.shape[1:])):
             return original(inputs, *args, **kwargs)
 
     return call

@@ -1,7 +1,8 @@
 """What a client computes: pure functions of (weights, data, order), compiled once, for many clients at a time.
 
 `ClientFunctions` turns a Keras 3 model into functions of one flat weight vector by `stateless_call`, so nothing is
-kept between clients. Examples (dp-fedsgd) and clients (dp-fedavg) are vectorised with `tf.vectorized_map`; an op
+kept between clients. Examples (dp-fedsgd) are clipped by book-keeping and clients (dp-fedavg) are stacked in one
+batch where the layers of the model are known; else both are vectorised with `tf.vectorized_map`; an op
 that it cannot map (a convolution whose filters differ per client) falls back to a loop inside TensorFlow by itself,
 which gives the same numbers more slowly. Leading dimensions are left open, so random cohort sizes do not retrace;
 callers must not pass an empty cohort.
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit.federated import bookkeeping
+from dpaudit.federated import bookkeeping, stacked
 from dpaudit.federated.layer_rules import Unsupported
 
 Floats = NDArray[np.float32]
@@ -101,20 +102,45 @@ class ClientFunctions:
         return bookkeeping.clipped_sum(parts, clip_norm=clip_norm)
 
     def _trace_updates(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
+        """Local SGD of many clients; by `stacked` where the model allows it, else mapped over clients."""
         import tensorflow as tf
 
         index, mask, rate, seed = rest
-
-        def one_step(arguments: Any) -> Any:
-            local, batch, weight = arguments
-            return self._gradient(local, tf.gather(x, batch), tf.gather(y, batch), weight, seed)
-
         clients = tf.shape(index)[0]
-        stacked = tf.tile(weights[None], [clients, 1])
+        parts = [tf.reshape(p, s) for p, s in zip(tf.split(weights, self._sizes), self._shapes, strict=True)]
+        local = [
+            tf.tile(part[None], [clients] + [1] * len(shape)) for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+        gradients_of = self._mapped_gradients if self.unstacked else self._stacked_gradients
         for step in tf.range(tf.shape(index)[1]):
-            gradients = tf.vectorized_map(one_step, (stacked, index[:, step], mask[:, step]))
-            stacked -= rate * tf.reshape(gradients, tf.shape(stacked))
-        return stacked - weights[None]
+            gradients = gradients_of(local, x, y, index[:, step], mask[:, step], seed)
+            local = [a - rate * tf.reshape(g, tf.shape(a)) for a, g in zip(local, gradients, strict=True)]
+        ends = [tf.reshape(a, [clients, size]) for a, size in zip(local, self._sizes, strict=True)]
+        return tf.concat(ends, axis=1) - weights[None]
+
+    def _mapped_gradients(self, local: list[Any], x: Any, y: Any, index: Any, mask: Any, seed: Any) -> list[Any]:
+        import tensorflow as tf
+
+        def of_client(arguments: Any) -> Any:
+            *parts, batch, weight = arguments
+            flat = tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
+            return self._gradient(flat, tf.gather(x, batch), tf.gather(y, batch), weight, seed)
+
+        rows = tf.reshape(tf.vectorized_map(of_client, (*local, index, mask)), [-1, self.parameters])
+        return list(tf.split(rows, self._sizes, axis=1))
+
+    def _stacked_gradients(self, local: list[Any], x: Any, y: Any, index: Any, mask: Any, seed: Any) -> list[Any]:
+        import tensorflow as tf
+
+        everyone = tf.reshape(index, [-1])
+        with tf.GradientTape() as tape:
+            tape.watch(local)
+            with stacked.stacked(self._model, local):
+                logits = self._call(tf.zeros([self.parameters]), tf.gather(x, everyone), seed, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.gather(y, everyone), logits=logits)
+            share = mask / tf.maximum(tf.reduce_sum(mask, axis=1, keepdims=True), 1.0)
+            loss = tf.reduce_sum(losses * tf.reshape(share, [-1]))
+        return list(tape.gradient(loss, local, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
     def _trace_logits(self, weights: Any, x: Any) -> Any:
         return self._call(weights, x, (0, 0), training=False)
@@ -137,6 +163,15 @@ class ClientFunctions:
             tf.constant(weights, tf.float32), x, y, tf.constant(index, tf.int32), tf.constant(seed, tf.int32)
         )
         return np.asarray(rows)
+
+    @functools.cached_property
+    def unstacked(self) -> str | None:
+        """Why the clients of this model are mapped and not stacked; None where they are stacked."""
+        try:
+            stacked.check_stackable(self._model)
+        except Unsupported as reason:
+            return str(reason)
+        return None
 
     @functools.cached_property
     def no_bookkeeping(self) -> str | None:

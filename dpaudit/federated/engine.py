@@ -133,8 +133,9 @@ class FedAvgEngine:
 
     @property
     def clipping_path(self) -> str:
-        """Where updates are clipped."""
-        return "server: whole client updates"
+        """Where updates are clipped, and how clients are run."""
+        why = self._functions.unstacked
+        return "server: whole client updates; clients " + ("stacked" if why is None else f"mapped: {why}")
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""

@@ -82,6 +82,7 @@ class Journal:
             files.ELIGIBLE: -(-clients // 8),
             files.PARTICIPATION: -(-units // 8),
             files.CANARY_PARTICIPATION: -(-self._canaries.count // 8),
+            files.MODEL_NOISE: 8,
         }
 
     def open_ledger(self, header: Mapping[str, Any]) -> PrivacyLedger:
@@ -110,6 +111,8 @@ class Journal:
         """Append what one round showed and who took part."""
         seen = release.vector[self._parameters :] / self._clip_norm
         self._append(files.OBSERVATIONS, seen.astype("<f4").tobytes())
+        noise = (release.vector - collected.total)[: self._parameters] / self._clip_norm
+        self._append(files.MODEL_NOISE, np.array([noise @ noise], dtype="<f8").tobytes())
         self._append(files.ELIGIBLE, np.packbits(collected.cohort.answered).tobytes())
         self._append(files.PARTICIPATION, np.packbits(collected.arrived).tobytes())
         self._append(files.CANARY_PARTICIPATION, np.packbits(collected.canaries).tobytes())

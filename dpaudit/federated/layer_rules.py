@@ -40,17 +40,29 @@ class Part:
     floats: int = 0
 
 
+def numbers_in(tensor: Any) -> int:
+    """Return how many numbers one example of a batch holds, counting axes of unknown size as 1."""
+    return math.prod(size or 1 for size in tensor.shape[1:])
+
+
+def flat(tensor: Any) -> Any:
+    """Return a tensor as (batch, numbers per example), with as few operations as its static shape allows."""
+    import tensorflow as tf
+
+    if tensor.shape.rank == 2:
+        return tensor
+    known = None not in tensor.shape[1:]
+    return tf.reshape(tensor, [-1, numbers_in(tensor)] if known else [tf.shape(tensor)[0], -1])
+
+
 def square_sums(tensor: Any) -> Any:
     """Return the sum of squares over all axes but the first, never below the true sum by underflow."""
     import tensorflow as tf
 
-    flat = tf.reshape(tensor, [tf.shape(tensor)[0], -1])
-    return tf.reduce_sum(tf.square(flat), axis=1) + TINY * tf.cast(tf.shape(flat)[1], tf.float32)
-
-
-def numbers_in(tensor: Any) -> int:
-    """Return how many numbers one example of a batch holds, counting axes of unknown size as 1."""
-    return math.prod(size or 1 for size in tensor.shape[1:])
+    level = flat(tensor)
+    size = level.shape[1]
+    hidden = TINY * (tf.cast(tf.shape(level)[1], tf.float32) if size is None else float(size))
+    return tf.reduce_sum(tf.square(level), axis=1) + hidden
 
 
 def rows_part(variable: Any, rows: Any, *, also: int = 0) -> Part:
@@ -61,8 +73,7 @@ def rows_part(variable: Any, rows: Any, *, also: int = 0) -> Part:
     import tensorflow as tf
 
     def weighted(factors: Any) -> Any:
-        flat = tf.reshape(rows, [tf.shape(rows)[0], -1])
-        return tf.matmul(factors[None], flat)
+        return tf.matmul(factors[None], flat(rows))
 
     return Part(
         variable=variable,

@@ -39,6 +39,7 @@ CHECKPOINT = "private/checkpoint.npz"
 PARTICIPATION = "private/participation.bits"
 CANARY_PARTICIPATION = "private/canary_participation.bits"
 DRAWS = "private/draws.i32"
+MODEL_NOISE = "private/model_noise.f64"
 MARKERS = (ROOT, LEDGER, RUN, RESULT, MODEL, COINS)
 
 
@@ -192,11 +193,38 @@ def load_canary_participation(out: Path) -> Bools:
     return _read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
 
 
+def load_model_noise(out: Path) -> tuple[NDArray[np.float64], int]:
+    """Return, per round, the sum of squares of the noise on the model's coordinates (clip norms), and their number."""
+    about = _description(out)
+    rounds = rounds_on_disk(out, about)
+    path = out / MODEL_NOISE
+    squares = np.fromfile(path, dtype="<f8", count=rounds) if path.is_file() else np.zeros(0)
+    if squares.size != rounds:
+        raise DataError(f"{path} holds fewer than {rounds} rounds; the run's files do not belong together.")
+    return squares, int(about["parameters"])
+
+
 def predict_logits(model_path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the logits (n, classes) of a saved .keras model; raise DataError when it cannot be read."""
     from dpaudit.federated import models
 
     return models.logits_of(models.load_model(model_path), x)
+
+
+def released_weights(model_path: Path) -> NDArray[np.float32]:
+    """Return the trainable weights of a saved .keras model as one float32 vector."""
+    from dpaudit.federated import models
+
+    return models.get_weights(models.load_model(model_path)).astype(np.float32)
+
+
+def checkpoint_weights(out: Path) -> NDArray[np.float64]:
+    """Return the weights of the run's last checkpoint; raise DataError when there is none."""
+    try:
+        with np.load(out / CHECKPOINT, allow_pickle=False) as archive:
+            return np.asarray(archive["weights"], dtype=np.float64)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{out / CHECKPOINT} cannot be read: {error}") from error
 
 
 def npz_bytes(**arrays: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit import accounting, evidence, gate
+from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
 from dpaudit.errors import DataError
 from dpaudit.federated.data import FederatedData, prepare
@@ -17,11 +17,12 @@ from dpaudit.federated.run_files import (
     TrainingRun,
     load_canary_participation,
     load_coins,
+    load_model_noise,
     load_participation,
     open_run,
 )
 from dpaudit.ledger import PrivacyLedger
-from dpaudit.pipeline import canary_audit, checks, environment, membership, per_step
+from dpaudit.pipeline import canary_audit, checks, environment, membership, per_step, step_check
 from dpaudit.pipeline.design import Design, check_delta, ledger_facts, make_design
 from dpaudit.pipeline.progress import Reporter
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
@@ -116,7 +117,7 @@ def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Rep
     ledger = PrivacyLedger.open(trained.workspace.ledger)
     summary = accounting.summarize(ledger, delta=config.claim.delta, relation=config.claim.relation)
     reporter.stage("auditing with canaries")
-    canaries = _audit_canaries(trained)
+    canaries = _audit_canaries(trained, ledger)
     reporter.stage("verifying noise, clip, sampling and ledger")
     results = [*canaries["checks"], *_verify(trained, ledger)]
     reporter.stage("attacking the model")
@@ -130,7 +131,7 @@ def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Rep
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
 
 
-def _audit_canaries(trained: Trained) -> dict[str, Any]:
+def _audit_canaries(trained: Trained, ledger: PrivacyLedger) -> dict[str, Any]:
     """Return bounds, powers, scores, coins and checks of the canaries; all empty when there are none."""
     config, root, out = trained.config, trained.workspace.root, trained.workspace.out
     if config.canaries.count == 0:
@@ -149,7 +150,10 @@ def _audit_canaries(trained: Trained) -> dict[str, Any]:
         "powers": powers,
         "scores": raw_scores,
         "coins": coins,
-        "checks": checks.check_noise(trained.design, view, coins, present),
+        "checks": [
+            *checks.check_noise(ledger, view, coins, present, load_model_noise(out)),
+            *checks.check_canaries(config, eligible=view.eligible, coins=coins, participation=present),
+        ],
         "split": scores,
     }
 
@@ -162,7 +166,20 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
         participation=load_participation(trained.workspace.out),
         client_of=_client_ids(trained.data),
     )
-    return [*sampling, *checks.check_ledger(ledger, rounds_run=run.rounds_done, noise_draws=run.noise_draws)]
+    step = step_check.check_training_step(
+        trained.config,
+        trained.data,
+        noise_multiplier=checks.promised_noise(ledger),
+        significance=checks.STEP_SHARE,
+        root=trained.workspace.root,
+    )
+    recorded = checks.check_ledger(
+        ledger,
+        planned_noise=trained.design.noise_multiplier,
+        rounds_run=run.rounds_done,
+        noise_draws=run.noise_draws,
+    )
+    return [*sampling, *recorded, *step, checks.check_model(run)]
 
 
 def _client_ids(data: FederatedData) -> NDArray[np.int64]:
@@ -186,6 +203,9 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "clip_norm": config.training.clip_norm,
         "noise_multiplier": trained.design.noise_multiplier,
         "noise_draws": trained.run.noise_draws,
+        "noise_factor_planted": config.demonstration.noise_factor,
+        "ledger_digest": PrivacyLedger.open(trained.workspace.ledger).digest,
+        "model_sha256": serialize.sha256_file(trained.run.model),
         "aggregator": config.training.aggregator,
         "canaries": config.canaries.count,
         "holdout_accuracy": trained.run.holdout_accuracy,
@@ -208,7 +228,8 @@ def _write(
     curves = {name: evidence.curve_of(scores) for name, scores in attack_scores.items()}
     arrays = {}
     if canaries["scores"] is not None:
-        curves["canaries"] = evidence.curve_of(canaries["split"])
+        if min(canaries["split"].member.size, canaries["split"].non_member.size) > 0:
+            curves["canaries"] = evidence.curve_of(canaries["split"])
         arrays["canaries"] = canaries["scores"]
     return evidence.write_evidence(
         trained.workspace.evidence,

@@ -65,8 +65,11 @@ def open_workspace(config: RunConfig, out: Path, *, resume: bool) -> Workspace:
 
 
 def _begin(config: RunConfig, out: Path) -> Workspace:
-    out.mkdir(parents=True, exist_ok=True)
-    _write_plan(config, out, noise_multiplier=None)
+    """Check that the folder can be made; it is claimed by `fix_noise`, when it is clear that the run can start."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputExists(f"cannot make the folder {out}: {error.strerror}. Choose another --out.") from error
     return Workspace(out=out, root=_new_root(config), noise_multiplier=None)
 
 

@@ -1,6 +1,7 @@
 """Statistical tests with a stated error probability: are noise, clip, sampling and ledger what they claim to be?"""
 
 from dpaudit.verification._counts import SamplingCounts as SamplingCounts
+from dpaudit.verification._counts import counts_given as counts_given
 from dpaudit.verification._counts import counts_of_batches as counts_of_batches
 from dpaudit.verification._step_types import Step as Step
 from dpaudit.verification._step_types import StepClaim as StepClaim
@@ -13,6 +14,7 @@ from dpaudit.verification.mechanism import check_mechanism as check_mechanism
 from dpaudit.verification.noise import check_noise_reuse as check_noise_reuse
 from dpaudit.verification.noise import check_noise_scale as check_noise_scale
 from dpaudit.verification.noise import check_noise_shape as check_noise_shape
+from dpaudit.verification.noise_rounds import check_noise_rounds as check_noise_rounds
 from dpaudit.verification.sampling import check_counts as check_counts
 from dpaudit.verification.sampling import check_sampling as check_sampling
 from dpaudit.verification.sampling import check_two_stage as check_two_stage

@@ -128,8 +128,7 @@ class Runs:
 def prepare(step: Step, *, seed: int) -> Runs:
     """Execute the step on the batch, on the batch with each canary, and with several seeds; raise StepFailed."""
     base = _first(step, seed)
-    again = execute(step, step.batch, seed)
-    noise = _noise(step, base, seed)
+    again, noise = _repeated(step, base, seed)
     moved = [np.zeros(tensor.size, dtype=np.bool_) for tensor in base]
     same_draw, growth = _of_one_more(step, noise, seed)
     compare = _Comparison(step, seed, base, moved, growth if same_draw >= _SAME_NOISE else 1.0)
@@ -160,6 +159,22 @@ def _first(step: Step, seed: int) -> Tensors:
     if not all(np.isfinite(tensor).all() for tensor in base):
         raise StepFailed(Status.FAIL, "the step releases NaN or infinity on an ordinary batch.")
     return base
+
+
+def _repeated(step: Step, base: Tensors, seed: int) -> tuple[Tensors, Noise]:
+    """Run the batch again, with the same seed and with others; what works once must work again."""
+    try:
+        again, noise = execute(step, step.batch, seed), _noise(step, base, seed)
+        same_shape = [t.shape for t in again] == [t.shape for t in base]
+    except Exception as error:
+        detail = f"the step ran once and then failed on the same batch: {type(error).__name__}: {error}"
+        raise StepFailed(Status.INCONCLUSIVE, detail) from error
+    if not same_shape:
+        raise StepFailed(Status.INCONCLUSIVE, "the step releases other shapes the second time.")
+    finite = all(np.isfinite(tensor).all() for tensor in again) and bool(np.isfinite(noise.squares).all())
+    if not finite:
+        raise StepFailed(Status.FAIL, "the step releases NaN or infinity for some seed on an ordinary batch.")
+    return again, noise
 
 
 def _noise(step: Step, base: Tensors, seed: int) -> Noise:

@@ -135,6 +135,8 @@ def test_other_refusals():
         calibrate_noise(3.0, 1e-5, sampling_rate=0.0, steps=10)
     with pytest.raises(UsageError, match="steps"):
         calibrate_noise(3.0, 1e-5, sampling_rate=0.1, steps=0)
+    with pytest.raises(UsageError, match="relation must be one of"):
+        calibrate_noise(3.0, 1e-5, sampling_rate=0.1, steps=1, relation="swap")
     with pytest.raises(UsageError, match="accountant"):
         calibrate_noise(3.0, 1e-5, sampling_rate=0.1, steps=1, accountant="gdp")
     with pytest.raises(UnsupportedEvent, match="foo"):

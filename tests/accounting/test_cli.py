@@ -42,6 +42,20 @@ def test_account_in_prose(call):
     assert "replacing one example by another" in out
 
 
+def test_posteriors_follow_the_ceilings(call):
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--prior", "0.5", "--prior", "0.01", "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert len(body["posteriors"]) == 8
+    ceiling = {item["fpr"]: item["tpr"] for item in body["tpr_ceilings"]}
+    for item in body["posteriors"]:
+        odds = item["prior"] / (1 - item["prior"]) * ceiling[item["fpr"]] / item["fpr"]
+        assert item["posterior"] == pytest.approx(odds / (1 + odds))
+    code, _, err = call("account", *SGD, "--delta", "1e-5", "--prior", "0")
+    assert code == 2
+    assert "prior" in err
+
+
 def test_shuffled_batches_show_what_poisson_would_have_claimed(call):
     code, out, _ = call("account", *SGD, "--delta", "1e-5", "--sampler", "shuffle", "--json")
     body = json.loads(out)
@@ -150,6 +164,15 @@ def test_usage_errors_exit_with_2_and_one_json_document(call, arguments, tmp_pat
     code, out, _ = call(*arguments, "--json")
     assert code == 2
     assert json.loads(out)["error"]["message"]
+
+
+def test_a_torn_ledger_is_accounted_for_and_said_to_be_torn(call, ledger_file):
+    path, _ = ledger_file("torn.jsonl")
+    with open(path, "ab") as stream:
+        stream.write(b'{"body"')
+    code, out, _ = call("account", "--ledger", path, "--delta", "1e-5")
+    assert code == 0
+    assert "ends in 7 bytes of an unfinished line" in out
 
 
 def test_a_ledger_says_what_ran(call, ledger_file):

@@ -92,6 +92,26 @@ def test_truncated_poisson_known_answer():
     assert epsilon(composed, 1e-5) > epsilon(dp_sgd(0.01, 1.0, 1000), 1e-5), "cutting batches costs something"
 
 
+@pytest.mark.parametrize("relation", [ADD, REPLACE])
+def test_truncated_poisson_agrees_with_dp_accounting(relation):
+    event = ev.TruncatedPoissonGaussian(dataset_size=2000, sampling_rate=0.05, max_batch_size=110, noise_multiplier=1.5)
+    composed = ev.SelfComposed(event=event, count=50)
+    ours = epsilon(composed, 1e-5, relation=relation, discretization=1e-3)
+    assert ours == pytest.approx(library_epsilon(composed, 1e-5, relation, 1e-3), rel=1e-6)
+    never_cut = ev.TruncatedPoissonGaussian(
+        dataset_size=100, sampling_rate=0.05, max_batch_size=100, noise_multiplier=1.5
+    )
+    plain = ev.PoissonSampled(sampling_rate=0.05, event=gaussian(1.5))
+    assert epsilon(never_cut, 1e-5, relation=relation) == pytest.approx(epsilon(plain, 1e-5, relation=relation))
+
+
+def test_deltas_under_the_resolution_are_left_to_rdp():
+    with pytest.raises(Refusal, match="resolve deltas down to about 1e-12"):
+        epsilon(dp_sgd(0.01, 1.0, 1000), 1e-16)
+    assert epsilon(dp_sgd(0.01, 1.0, 1000), 1e-16, "rdp") > epsilon(dp_sgd(0.01, 1.0, 1000), 1e-10)
+    assert epsilon(gaussian(), 1e-30) == pytest.approx(11.744, abs=1e-3), "Gaussians are exact at any delta"
+
+
 def test_mixture_of_gaussians_known_answer(known_answers):
     mixture = ev.MixtureOfGaussians(noise_multiplier=1.0, sensitivities=(0, 1, 2), probabilities=(0.9, 0.09, 0.01))
     (entry,) = known_answers("dp_accounting", "MixtureOfGaussians")
@@ -320,6 +340,15 @@ def test_a_coarser_grid_is_never_smaller():
         values = [epsilon(dp_sgd(0.02, 0.8, 50), 1e-5, relation=relation, discretization=h) for h in (1e-2, 1e-3, 1e-4)]
         assert values == sorted(values, reverse=True)
         assert values[0] == pytest.approx(values[2], rel=2e-2)
+
+
+def test_tiny_losses_take_a_finer_grid():
+    event = dp_sgd(1e-4, 5.0, 10**6)  # a step loses 2e-5
+    assert pld_that_fits(event, relation=ADD).step < 1e-5
+    tight, default = epsilon(event, 1e-6), epsilon(event, 1e-6, discretization=1e-4)
+    assert tight < 0.6 * default
+    assert tight >= epsilon(event, 1e-6, discretization=1e-6) * (1 - 1e-9)
+    assert pld_that_fits(dp_sgd(0.01, 1.0, 1000), relation=ADD).step == 1e-4
 
 
 def test_huge_losses_take_a_coarser_grid_and_stay_bounds():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from dpaudit import events as ev
@@ -42,8 +45,30 @@ def test_a_ledger_is_summed_up_and_survives_json(ledger):
     assert rounds[0][0] == 1
     assert rounds[-1][0] == 60
     assert rounds[-1][1] == pytest.approx(summary.epsilon_pld, rel=5e-3)
-    assert summary.library.startswith("dp-accounting 0.6")
+    assert "dp-accounting 0.6" in summary.library
     assert serialize.from_jsonable(AccountingSummary, serialize.loads(serialize.dumps(summary))) == summary
+
+
+def test_rounds_of_other_runs():
+    steps = summarize(ev.SelfComposed(event=step(), count=90), delta=1e-5, witness=False).epsilon_over_rounds
+    assert [rounds for rounds, _ in steps][-1] == 90
+    one = PrivacyLedger()
+    one.record(ev.SelfComposed(event=step(), count=90))
+    assert summarize(one, delta=1e-5, witness=False).epsilon_over_rounds == steps
+    local = PrivacyLedger()
+    for _ in range(9):
+        local.record(ev.SelfComposed(event=step(), count=10))
+    grouped = summarize(local, delta=1e-5, witness=False).epsilon_over_rounds
+    assert [rounds for rounds, _ in grouped] == list(range(1, 10))
+    assert grouped[-1] == pytest.approx((9, steps[-1][1]))
+    mixed = PrivacyLedger()
+    for number in range(12):
+        mixed.record(step(z=1.0 if number < 6 else 2.0))
+    curve = summarize(mixed, delta=1e-5, witness=False)
+    values = [value for _, value in curve.epsilon_over_rounds]
+    assert len(values) == 12
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(curve.epsilon_pld, rel=1e-2)
 
 
 def test_assumptions_say_how_they_are_known(ledger):
@@ -153,3 +178,21 @@ def test_printed_bounds_are_rounded_up():
     assert float(up(2.381686)) >= 2.381686
     assert up(12345.6) == "1.235e+04"
     assert up(0.0) == "0"
+
+
+GATE = """
+import sys
+from dpaudit import events as ev
+from dpaudit.accounting import summarize
+from dpaudit.ledger import PrivacyLedger
+ledger = PrivacyLedger()
+ledger.record(ev.PoissonSampled(sampling_rate=0.1, event=ev.Gaussian(noise_multiplier=1.0)))
+assert summarize(ledger, delta=1e-5, witness=False).epsilon_pld > 0
+heavy = [name for name in ("dp_accounting", "scipy.stats", "tensorflow", "matplotlib") if name in sys.modules]
+sys.exit(", ".join(heavy) or 0)
+"""
+
+
+def test_without_a_witness_nothing_heavy_is_imported():
+    done = subprocess.run([sys.executable, "-c", GATE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

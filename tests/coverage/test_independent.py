@@ -29,7 +29,7 @@ FRIENDLY = [
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("mechanism", FRIENDLY, ids=lambda m: f"{m.name}-{m.epsilon(DELTA):.1f}")
 def test_clopper_pearson(mechanism, coverage, limit):
-    trials = 1500
+    trials = 1000
     found = coverage(mechanism, 200, DELTA, CLOPPER_PEARSON, trials)
     assert found[:, 1].max() == 0
     assert found[:, 0].max() <= limit(trials, 28)
@@ -47,14 +47,16 @@ GAUSSIAN = [
 ]
 
 
+QUICK = [("gdp", RUNS), ("mean-shift", {}), ("independent-canaries", {})]
+
+
 @pytest.mark.statistical(failure_probability=1e-6)
-@pytest.mark.parametrize("epsilon", [0.0, 1.0, 4.0, 16.0])
+@pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_gaussian_methods(epsilon, coverage, limit):
-    trials = 1500
-    mechanism = reference.gaussian_of(epsilon, DELTA) if epsilon else reference.null()
-    found = coverage(mechanism, 200, DELTA, GAUSSIAN, trials)
-    assert found[:, 1].max() <= 25  # the tests of the assumptions rarely refuse what is true
-    assert found[:, 0].max() <= limit(trials, 32)
+    trials = 1000
+    found = coverage(reference.gaussian_of(epsilon, DELTA), 200, DELTA, QUICK, trials)
+    assert found[:, 1].max() <= 15  # the tests of the assumptions rarely refuse what is true
+    assert found[:, 0].max() <= limit(trials, 6)
 
 
 @pytest.mark.slow
@@ -64,6 +66,7 @@ def test_gaussian_methods_in_many_trials(epsilon, coverage, limit):
     trials = 8000
     mechanism = reference.gaussian_of(epsilon, DELTA) if epsilon else reference.null()
     found = coverage(mechanism, 500, DELTA, GAUSSIAN, trials, seed=3)
+    assert found[:, 1].max() <= 0.01 * trials
     assert found[:, 0].max() <= limit(trials, 32)
 
 
@@ -78,14 +81,14 @@ def cosines_of(rng, canaries, epsilon, dimension=10_000, delta=1e-6):
 @pytest.mark.parametrize(("canaries", "epsilon"), [(100, 1.0), (100, 10.0), (1000, 3.0)])
 def test_one_shot_with_a_known_null(canaries, epsilon, limit):
     """One Gaussian release of the sum of random unit vectors (the ideal setting of Andrew et al.)."""
-    rng, trials = np.random.default_rng(canaries), 1500
+    rng, trials = np.random.default_rng(canaries), 500
     wrong = refused = 0
     for _ in range(trials):
         cosines = cosines_of(rng, canaries, epsilon)
         bound = estimate(cosines, [], method="one-shot", delta=1e-6, options={"dimension": 10_000})
         refused += bound.epsilon is None
         wrong += bound.epsilon is not None and bound.epsilon > epsilon
-    assert refused <= 15
+    assert refused <= 8
     assert wrong <= limit(trials, 3)
 
 
@@ -100,7 +103,7 @@ def test_the_harness_sees_the_published_one_shot_estimate():
 @pytest.mark.parametrize("method", ["mean-shift", "mean-shift-centred", "mean-shift-signed", "gdp"])
 @pytest.mark.parametrize("noise", [0.8, 4.0])
 def test_per_step(method, noise, limit):
-    rng, trials, wrong = np.random.default_rng(5), 1500, 0
+    rng, trials, wrong = np.random.default_rng(5), 600, 0
     for _ in range(trials):
         coins = rng.random(1000) < 0.5
         canary = np.where(coins, 1.0, -1.0 if method == "mean-shift-signed" else 0.0)
@@ -120,7 +123,7 @@ def test_per_step(method, noise, limit):
 @pytest.mark.statistical(failure_probability=1e-6)
 def test_groups(coverage, limit):
     """Three copies of each canary: scores shift by 3 mu, and the bound is on epsilon of one."""
-    trials = 1000
+    trials = 500
     tripled = reference.gaussian(3 * reference.gdp_mu(2.0, DELTA))
     mechanism = reference.Mechanism(name="tripled", scores=tripled.scores, epsilon=lambda _: 2.0, independent=True)
     designs = [
@@ -142,7 +145,7 @@ def test_groups(coverage, limit):
 def test_credible_is_not_confidence():
     """Control: the Bayesian bound exceeds the truth on randomised response far more than 5 %; it is marked credible."""
     rng, mechanism, wrong = np.random.default_rng(0), reference.randomised_response(2.0), 0
-    for _ in range(400):
+    for _ in range(200):
         scores = mechanism.draw(1000, rng)
         ones = (int(scores.member.sum()), int(scores.non_member.sum()))
         from dpaudit.estimation import estimate_confusion
@@ -153,4 +156,4 @@ def test_credible_is_not_confidence():
         )  # fmt: skip
         assert bound.family == "credible"
         wrong += bound.epsilon > mechanism.epsilon(DELTA)
-    assert wrong > binom.isf(1e-6, 400, 0.05)
+    assert wrong > binom.isf(1e-4, 200, 0.05)

@@ -57,7 +57,7 @@ def test_interval_coverage(n, shift, method):
     for _ in range(trials):
         scores = draw(rng, n, n, shift)
         low, high = (
-            delong_interval(scores) if method == "delong" else bootstrap_interval(scores, replicates=300, rng=rng)
+            delong_interval(scores) if method == "delong" else bootstrap_interval(scores, replicates=200, rng=rng)
         )
         missed += not low <= truth <= high
     assert missed <= binom.isf(1e-6 / 6, trials, 0.08)

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from dpaudit import estimation
+from dpaudit.cli.estimate import METHODS
 from dpaudit.cli.main import run
 from dpaudit.estimation import estimate, reference
 
@@ -28,6 +30,10 @@ def document(capsys, *arguments, code=0):
     return json.loads(capsys.readouterr().out)
 
 
+def test_the_command_knows_every_method():
+    assert set(METHODS) == set(estimation.METHODS)
+
+
 def test_scores(capsys, file, scores):
     found = document(capsys, file, "--method", "one-run", "--method", "mean-shift", "--delta", "1e-5")
     assert found["schema"] == "dpaudit.estimate/v1"
@@ -41,6 +47,7 @@ def test_scores(capsys, file, scores):
 
 def test_options_reach_the_estimator(capsys, file, scores):
     arguments = ["--confidence", "0.9", "--group-size", "2", "--seed", "3", "--relation", "replace-one"]
+    arguments += ["--curve", "gaussian", "--delta", "1e-6", "--guesses", "120"]
     (bound,) = document(
         capsys,
         file,
@@ -54,10 +61,8 @@ def test_options_reach_the_estimator(capsys, file, scores):
         "120",
         *arguments,
     )["bounds"]
-    expected = estimate(
-        scores.member, scores.non_member, method="one-run-fdp", curve="gaussian", delta=1e-6, guesses=120, confidence=0.9,
-        group_size=2, seed=3,
-    )  # fmt: skip
+    options = {"curve": "gaussian", "delta": 1e-6, "guesses": 120, "confidence": 0.9, "group_size": 2, "seed": 3}
+    expected = estimate(scores.member, scores.non_member, method="one-run-fdp", **options)
     assert bound["epsilon"] == expected.epsilon
     assert (bound["relation"], bound["group_size"], bound["guesses"]) == ("replace-one", 2, 120)
     (bound,) = document(capsys, file, "--method", "gdp", "--delta", "1e-5", "--declare", "independent-runs")["bounds"]
@@ -127,7 +132,8 @@ def test_estimate_needs_no_heavy_import(file):
     code = (
         "import sys; from dpaudit.cli.main import run; "
         f"assert run(['estimate', {file!r}, '--delta', '1e-5']) == 0; "
-        "print([m for m in ('tensorflow', 'matplotlib', 'dp_accounting', 'scipy.stats', 'pyarrow') if m in sys.modules])"
+        "heavy = ('tensorflow', 'matplotlib', 'dp_accounting', 'scipy.stats', 'pyarrow'); "
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

@@ -115,6 +115,11 @@ def test_selection_is_part_of_the_result(scores):
     assert bound(scores, "mean-shift").threshold_selection is None
 
 
+def test_a_large_claim_is_a_fine_interest(scores):
+    assert bound(scores, "one-run", interest_epsilon=1e4).epsilon > 0
+    assert bound(scores, "gdp", interest_epsilon=1e4).epsilon > 0
+
+
 def test_bonferroni_pays_for_its_choices(scores):
     best = max(bound(scores, "one-run", guesses=r).epsilon for r in (10, 57, 95, 160, 267, 447, 747, 2000))
     assert bound(scores, "one-run", threshold_selection="bonferroni:8").epsilon < best

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from dpaudit.errors import UsageError
@@ -66,16 +67,12 @@ def test_plan_reaches_the_power(method):
     assert plan.canaries is not None
     assert plan.result.power >= 0.7
     if method.startswith("one-run"):
-        again = power(
-            reference.gaussian_of(6.0, DELTA),
-            plan.canaries,
-            method=method,
-            seed=99,
-            interest_epsilon=plan.interest_epsilon,
-        )
+        interest = plan.interest_epsilon
+        mechanism = reference.gaussian_of(6.0, DELTA)
+        again = power(mechanism, plan.canaries, method=method, seed=99, interest_epsilon=interest)
         assert again.power > 0.5
-        scores = reference.gaussian_of(6.0, DELTA).draw(plan.canaries, __import__("numpy").random.default_rng(0))
-        options = {"method": method, "delta": DELTA, "interest_epsilon": plan.interest_epsilon}
+        scores = mechanism.draw(plan.canaries, np.random.default_rng(0))
+        options = {"method": method, "delta": DELTA, "interest_epsilon": interest}
         assert estimate(scores.member, scores.non_member, **options).guesses == plan.guesses
 
 
@@ -86,9 +83,10 @@ def test_plan_says_when_the_power_is_out_of_reach():
     assert plan.result.power < 0.8
 
 
-@pytest.mark.parametrize(
-    "options", [{"factor": 1.0}, {"power": 1.0}, {"claim_epsilon": 0.0}, {"method": "x"}, {"delta": 0.0}]
-)
+IMPOSSIBLE = [{"factor": 1.0}, {"power": 1.0}, {"claim_epsilon": 0.0}, {"method": "x"}, {"delta": 0.0}]
+
+
+@pytest.mark.parametrize("options", IMPOSSIBLE)
 def test_impossible_plans_are_refused(options):
     with pytest.raises(UsageError):
         plan_audit(**{"claim_epsilon": 1.0, "delta": DELTA, "method": "one-run", **options})

@@ -105,8 +105,8 @@ def bound(**changes: Any) -> Bound:
         "delta": DELTA,
         "relation": RELATION,
         "confidence": 0.95,
-        "n_member": 493,
-        "n_non_member": 507,
+        "n_member": 502,
+        "n_non_member": 498,
     }
     return Bound(**{**values, **changes})
 

@@ -110,14 +110,16 @@ def cohort_of(units):
     return Cohort(number=0, sampled=everyone, answered=everyone, units=np.asarray(units, np.int64))
 
 
-def total_of(blocks, *, clip_norm, width):
-    total = np.zeros(width)
-    for block in blocks:
-        if isinstance(block, ClippedSum):
-            total += block.total
-        else:
-            total += clipping.clipped_sum(clipping.screen(block, width=width)[0], clip_norm=clip_norm)
-    return total
+def eager_rows(model, data, units):
+    """One gradient tape per example. Stands in for `vectorized_map` where TensorFlow 2.21 crashes (see below)."""
+    rows = []
+    for unit in units:
+        with tf.GradientTape() as tape:
+            logits = model(data.x[unit : unit + 1], training=True)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=data.y[unit : unit + 1], logits=logits)
+        parts = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+        rows.append(np.concatenate([np.asarray(tf.convert_to_tensor(part)).ravel() for part in parts]))
+    return np.stack(rows)
 
 
 @pytest.mark.parametrize("name", list(KNOWN))
@@ -131,10 +133,13 @@ def test_both_paths_give_the_same_norms_and_the_same_clipped_sum(name, clip_norm
     assert slow.clipping_path == "vectorized_map: the aggregator clips single rows"
     cohort = cohort_of([3, 0, 7, 11, 4])
     (block,) = fast.run_cohort(weights, cohort)
-    (rows,) = slow.run_cohort(weights, cohort)
     assert isinstance(block, ClippedSum)
-    np.testing.assert_allclose(block.norms, np.linalg.norm(rows.rows, axis=1), rtol=1e-4, atol=1e-12)
-    truth = clipping.clipped_sum(rows.rows, clip_norm=clip_norm)
+    if name == "attention":  # vectorized_map of an embedding before attention corrupts memory in TensorFlow 2.21
+        rows = eager_rows(model, data, cohort.units)
+    else:
+        rows = next(iter(slow.run_cohort(weights, cohort))).rows
+    np.testing.assert_allclose(block.norms, np.linalg.norm(rows, axis=1), rtol=1e-4, atol=1e-12)
+    truth = clipping.clipped_sum(rows, clip_norm=clip_norm)
     np.testing.assert_allclose(block.total, truth, rtol=1e-3, atol=2e-5 * np.abs(truth).max())
     np.testing.assert_array_equal(block.total, next(iter(fast.run_cohort(weights, cohort))).total)
 
@@ -201,12 +206,13 @@ UNKNOWN = {
 @pytest.mark.parametrize("reason", list(UNKNOWN))
 def test_what_is_not_known_falls_back_and_says_why(reason, blobs):
     model = UNKNOWN[reason]()
-    model(np.zeros((1, 16), np.float32))
+    if not model.built:
+        model(np.zeros((1, 16), np.float32))
     functions = ClientFunctions(model, (16,))
     engine = engines.FedSgdEngine(functions, blobs(N, features=16), root=3, clip_norm=1.0)
     assert engine.clipping_path.startswith("vectorized_map: ")
     assert reason in engine.clipping_path
-    if reason not in {"GRU", "works along axis", "GaussianNoise", "computes in"}:
+    if reason not in {"GRU", "works along axis", "GaussianNoise", "computes in", "(Add) is not a layer"}:
         (block,) = engine.run_cohort(models.get_weights(model), cohort_of([1, 2]))
         assert block.rows.shape == (2, functions.parameters)
 

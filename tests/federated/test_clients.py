@@ -121,6 +121,52 @@ def test_local_updates_equal_a_loop_over_clients_and_batches(make_config, blobs)
         )
 
 
+def stackable():
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, activation="gelu")(layers.Reshape((2, 2))(inputs))
+    x = layers.Add()([layers.Flatten()(x), layers.Dense(8, use_bias=False)(inputs)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("bad", [None, np.nan])
+def test_stacked_and_mapped_clients_compute_the_same(make_config, blobs, monkeypatch, bad):
+    training = make_config(client_level=True, training={"local_epochs": 2, "local_learning_rate": 0.3}).training
+    keras.utils.set_random_seed(2)
+    model, data = stackable(), blobs(41, clients=6)
+    weights = models.get_weights(model)
+    if bad is not None:
+        data.x[data.client == 2, 0] = bad
+    found = {}
+    for name, reason in (("stacked", None), ("mapped", "switched off")):
+        if reason is not None:
+            monkeypatch.setattr(ClientFunctions, "unstacked", reason)
+        runner = engines.FedAvgEngine(ClientFunctions(model, (4,)), data, training, root=1)
+        assert name in runner.clipping_path
+        (block,) = runner.run_cohort(weights, cohort_of([0, 2, 5]))
+        found[name] = block.rows
+    assert np.isfinite(found["stacked"][[0, 2]]).all()
+    assert np.isfinite(found["stacked"][1]).all() == (bad is None)
+    assert np.abs(found["stacked"][0]).max() > 1e-2
+    np.testing.assert_allclose(found["stacked"], found["mapped"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cnn", "norm", "recurrent", "embedding"])
+def test_models_with_other_parameters_are_mapped(make_config, blobs, name):
+    keras.utils.set_random_seed(3)
+    model, data = keras.Sequential(networks()[name]), blobs(24, features=16)
+    training = make_config(client_level=True).training
+    runner = engines.FedAvgEngine(ClientFunctions(model, (16,)), data, training, root=1)
+    assert "clients mapped: " in runner.clipping_path
+    weights, units = models.get_weights(model), np.array([0, 3])
+    index, mask = runner._batches(np.random.default_rng(0), units)
+    rows = runner._functions.local_updates(
+        weights, tf.constant(data.x), tf.constant(data.y), index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
+    )
+    for row, of_client, present in zip(rows, index, mask, strict=True):
+        twin = slow_update(model, weights, data, of_client, present, rate=0.1)
+        np.testing.assert_allclose(row, twin, rtol=1e-3, atol=1e-5)
+
+
 def test_chunks_do_not_change_what_clients_compute(blobs, monkeypatch):
     model = keras.Sequential(networks()["mlp"])
     data = blobs(40, features=16)

@@ -132,7 +132,6 @@ FORGERIES = (
     Forgery(name="no clip check", change=without("checks", "clip."), status=U, caught_by="DPA007"),
     Forgery(
         name="no noise.scale", change=without("checks", "noise.scale"), status=U, caught_by="DPA007",
-        survives="a policy asks for prefixes: any check that starts with 'noise.' will do",
     ),
     Forgery(
         name="one check of each kind", status=U, caught_by="DPA102",
@@ -140,15 +139,12 @@ FORGERIES = (
             "checks", "noise.scale", "noise.reuse", "sampling.client", "sampling.example-rate", "sampling.example-i",
             "sampling.example-b", "sampling.eligible", "ledger.",
         ),
-        survives="a policy asks for prefixes: any check of a kind will do",
     ),
     Forgery(
         name="no ledger checks", change=without("checks", "ledger."), status=U, caught_by="DPA102",
-        survives="the standard profile does not ask for 'ledger.'",
     ),
     Forgery(
         name="checks without numbers", change=no_numbers, status=U, caught_by="DPA007",
-        survives="the gate takes the word pass, against its own first paragraph",
     ),
     Forgery(name="no bounds", change=emptied("bounds"), status=U, caught_by="DPA101"),
     Forgery(name="no powers", change=emptied("powers"), status=U, caught_by="DPA103"),
@@ -163,15 +159,13 @@ FORGERIES = (
     Forgery(name="coins all in", change=coins_all_in, status=F, caught_by="DPA104"),
     Forgery(
         name="the ledger of a run with more noise", change=ledger_of("noisier"), status=F, caught_by="DPA306",
-        survives="training.json says noise multiplier 1.07, the ledger's header 2.0, and no rule compares them",
     ),
     Forgery(
         name="the ledger of another run", change=ledger_of("second"), status=F, caught_by="DPA306",
-        survives="nothing in a bundle but accounting.json names the ledger that it was made with",
     ),
     Forgery(
         name="checks and bounds of another run", change=parts_of("second", "checks.json", "bounds.json"), status=F,
-        caught_by="DPA104", survives="bounds count other coins than coins.npz holds, and no rule compares them",
+        caught_by="DPA104",
     ),
 )  # fmt: skip
 

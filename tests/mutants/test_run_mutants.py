@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from dpaudit import _rng
-from dpaudit.errors import DataError, DpauditError
-from dpaudit.federated import canaries, clipping, engine, sampling, server, trainer
+from dpaudit.errors import DpauditError
+from dpaudit.federated import canaries, clients, clipping, engine, sampling, server, trainer
 from dpaudit.federated.aggregation import GaussianSum, Noised
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Status
@@ -122,14 +122,21 @@ def clipped_at(factor: float) -> Callable[[np.ndarray, float], np.ndarray]:
 
 def clipped_by_layer(rows: np.ndarray, clip_norm: float) -> np.ndarray:
     """Each layer to the whole clip norm: the sensitivity grows by the root of the number of layers."""
-    parts = np.split(rows, [512, 520, 600, 610], axis=1)
+    parts = np.split(rows, [512, 520, 600], axis=1)
     return np.concatenate([clipping.clipped_sum(p.astype(np.float32), clip_norm=clip_norm) for p in parts])
 
 
-def clipped_only_without_model(rows: np.ndarray, clip_norm: float) -> np.ndarray:
-    is_canary = (rows[:, :-1000] == 0).all(axis=1)
-    clipped = clipping.clipped_sum(rows[is_canary].astype(np.float32), clip_norm=clip_norm)
-    return clipped + rows[~is_canary].sum(axis=0)
+def in_the_engine(change: Callable[[np.ndarray, float], np.ndarray]) -> Callable[[Patch], None]:
+    """Plant a wrong clip where real examples are clipped: the engine's book-keeping. Canaries never go there."""
+
+    def plant(patch: Patch) -> None:
+        def clipped_sum(self: Any, weights: Any, x: Any, y: Any, index: Any, *, clip_norm: float, seed: Any) -> Any:
+            rows = self.per_example_gradients(weights, x, y, index, seed=seed).astype(np.float64)
+            return change(rows, clip_norm), np.linalg.norm(rows, axis=1).astype(np.float32)
+
+        patch.setattr(clients.ClientFunctions, "clipped_sum", clipped_sum)
+
+    return plant
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------
@@ -195,7 +202,7 @@ def engine_ignores_the_cohort(patch: Patch) -> None:
 
     def run(self: Any, weights: Any, chosen: sampling.Cohort) -> Any:
         for block in honest(self, weights, dataclasses.replace(chosen, units=np.arange(chosen.units.size))):
-            yield clipping.Block(units=chosen.units[block.units], rows=block.rows)
+            yield dataclasses.replace(block, units=chosen.units[block.units])
 
     patch.setattr(engine.FedSgdEngine, "run_cohort", run)
 
@@ -360,7 +367,7 @@ def ledger_promises_more_noise(factor: float) -> Callable[[Patch], None]:
 
 
 def fine_tunes_without_noise(patch: Patch) -> None:
-    """After the last private round the model takes a few plain steps on the training data, and that is saved."""
+    """What is saved is not what the private rounds made, as after a few plain steps on the training data."""
     honest = trainer.models.set_weights
 
     def set_weights(model: Any, weights: np.ndarray) -> None:
@@ -375,7 +382,10 @@ MUTANTS = (
     Mutant(name="noise x0.9", plant=noise(scaled(0.9)), caught_by="DPA007", words="noise.scale", slow=True),
     Mutant(name="noise x0.97", plant=noise(scaled(0.97)), caught_by="DPA007", words="noise.scale", slow=True),
     Mutant(name="no noise", plant=noise(scaled(0.0)), caught_by="DPA007", words="noise.scale", slow=True),
-    Mutant(name="one round of ten without noise", plant=noise(some_rounds(0.0, 10)), caught_by="DPA007", words="noise.", slow=True),
+    Mutant(
+        name="one round of ten without noise", plant=noise(some_rounds(0.0, 10)), caught_by="DPA007",
+        words="noise.", slow=True,
+    ),
     Mutant(
         name="one round of ten with a tenth of the noise", plant=noise(some_rounds(0.1, 10)), caught_by="DPA007",
         words="noise.scale", slow=True,
@@ -383,9 +393,11 @@ MUTANTS = (
     Mutant(
         name="one round of all with 0.4 of the noise", plant=noise(some_rounds(0.4, 40, 3)),
         caught_by="DPA007", words="noise.",
-        survives="noise.scale pools the rounds: one bad round of 40 moves the pooled deviation by 1 %",
+
     ),
-    Mutant(name="the same noise in every round", plant=noise(same_every_round), caught_by="DPA007", words="noise.reuse"),
+    Mutant(
+        name="the same noise in every round", plant=noise(same_every_round), caught_by="DPA007", words="noise.reuse"
+    ),
     Mutant(name="noise that cancels", plant=noise(sign_flips), caught_by="DPA007", words="noise.reuse", slow=True),
     Mutant(
         name="overlapping windows of one noise stream", plant=noise(window_slides), caught_by="DPA007",
@@ -395,18 +407,29 @@ MUTANTS = (
     Mutant(name="uniform noise", plant=noise(uniform), caught_by="DPA007", words="noise.shape", slow=True),
     Mutant(
         name="noise on the canaries only", plant=noise(none_on_the_model), caught_by="DPA007", words="noise.",
-        survives=NOT_SEEN,
+
     ),
-    Mutant(name="not clipped", plant=clip(unclipped), caught_by="DPA007", words="clip.contribution"),
-    Mutant(name="clipped at 2x", plant=clip(clipped_at(2.0)), caught_by="DPA007", words="clip.contribution", slow=True),
-    Mutant(name="clipped at 1.3x", plant=clip(clipped_at(1.3)), caught_by="DPA007", words="clip.contribution", slow=True),
+    Mutant(name="canaries not clipped", plant=clip(unclipped), caught_by="DPA007", words="clip.contribution"),
     Mutant(
-        name="clipped layer by layer", plant=clip(clipped_by_layer), caught_by="DPA007", words="clip.",
-        survives=NOT_SEEN,
+        name="canaries clipped at 2x", plant=clip(clipped_at(2.0)), caught_by="DPA007", words="clip.contribution",
+        slow=True,
     ),
     Mutant(
-        name="only canaries are clipped", plant=clip(clipped_only_without_model), caught_by="DPA007", words="clip.",
-        survives=NOT_SEEN, slow=True,
+        name="canaries clipped at 1.3x", plant=clip(clipped_at(1.3)), caught_by="DPA007",
+        words="clip.contribution", slow=True,
+    ),
+    Mutant(
+        name="examples clipped layer by layer", plant=in_the_engine(clipped_by_layer), caught_by="DPA102",
+        words="step.sensitivity",
+    ),
+    Mutant(
+        name="examples clipped at 2x", plant=in_the_engine(clipped_at(2.0)), caught_by="DPA102",
+        words="step.sensitivity",
+ slow=True,
+    ),
+    Mutant(
+        name="examples not clipped", plant=in_the_engine(unclipped), caught_by="DPA102", words="step.sensitivity",
+ slow=True,
     ),
     Mutant(
         name="the same clients and examples in every round", plant=cohort(first_round_again), caught_by="DPA102",
@@ -449,11 +472,11 @@ MUTANTS = (
     ),
     Mutant(
         name="canaries skip the sampling", plant=canaries_skip_the_sampling, caught_by="DPA102", words="canary",
-        survives="nothing tests the participation of canaries against their rate", slow=True,
+ slow=True,
     ),
     Mutant(
         name="canaries hardly sampled", plant=canaries_hardly_sampled, caught_by="DPA102", words="canary",
-        survives="nothing tests the participation of canaries against their rate",
+
     ),
     Mutant(name="a round is not recorded", plant=forgets_a_round, caught_by="DPA306", words="the ledger records"),
     Mutant(
@@ -462,7 +485,7 @@ MUTANTS = (
     ),
     Mutant(
         name="divides by the realised batch", plant=divides_by_the_realised_batch, caught_by="DPA102",
-        words="ledger.denominator", survives="the ledger's `expected` is the plan's, not what `apply` divided by",
+        words="realised batch",
     ),
     Mutant(
         name="divides by the realised batch and says so", plant=realised_denominator_recorded, caught_by="DPA102",
@@ -471,11 +494,11 @@ MUTANTS = (
     ),
     Mutant(
         name="the model steps on the exact sum", plant=releases_the_exact_sum, caught_by="DPA102", words="",
-        survives=NOT_SEEN, slow=True,
+ slow=True,
     ),
     Mutant(
         name="a second release in each round", plant=a_second_release_in_each_round, caught_by="DPA102",
-        words="ledger.draws", survives=NOT_SEEN, slow=True,
+        words="step.sensitivity", slow=True,
     ),
     Mutant(
         name="the ledger promises 2x the noise", plant=ledger_promises_more_noise(2.0), caught_by="DPA101",
@@ -485,11 +508,11 @@ MUTANTS = (
     Mutant(
         name="the ledger promises 1.02x the noise", plant=ledger_promises_more_noise(1.02), caught_by="DPA102",
         words="ledger.noise", noise_multiplier=1.0525,
-        survives="the checks take the noise from the plan in memory, not from the ledger that they name",
+
     ),
     Mutant(
-        name="steps on raw data after the last round", plant=fine_tunes_without_noise, caught_by="DPA102", words="model",
-        survives="nothing compares model.keras with the weights of the last private round", slow=True,
+        name="steps on raw data after the last round", plant=fine_tunes_without_noise, caught_by="DPA102",
+        words="model", slow=True,
     ),
 )  # fmt: skip
 
@@ -516,7 +539,6 @@ def test_a_planted_bug_does_not_pass(mutant, run_small, monkeypatch):
     assert mutant.words in said[mutant.caught_by].message
 
 
-@pytest.mark.xfail(strict=True, raises=DataError, reason="the run stops at the ROC of the canaries, without a verdict")
 def test_canaries_whose_coins_are_all_the_same_fail(run_small, monkeypatch):
     canaries_changed(coins=lambda made: np.ones_like(made.coins))(monkeypatch)
     verdict = run_small().verdict

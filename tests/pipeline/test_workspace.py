@@ -34,14 +34,23 @@ def test_a_resumed_run_keeps_seed_and_noise(tmp_path):
 
 
 def test_a_run_that_was_stopped_before_training_starts_anew(tmp_path):
-    first = open_workspace(ENTROPY, tmp_path / "a", resume=False)
+    first = fix_noise(ENTROPY, open_workspace(ENTROPY, tmp_path / "a", resume=False), 1.25)
     again = open_workspace(ENTROPY, tmp_path / "a", resume=True)
     assert again.root != first.root
-    assert again.noise_multiplier is None
+    assert again.noise_multiplier == 1.25
+
+
+def test_a_run_that_could_not_start_leaves_the_folder_free(tmp_path):
+    open_workspace(DIGITS, tmp_path / "a", resume=False)
+    assert list((tmp_path / "a").iterdir()) == []
+    assert open_workspace(ENTROPY, tmp_path / "a", resume=False).noise_multiplier is None
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputExists, match="cannot make"):
+        open_workspace(DIGITS, tmp_path / "file" / "below", resume=False)
 
 
 def test_folders_that_are_refused(tmp_path):
-    open_workspace(DIGITS, tmp_path / "a", resume=False)
+    fix_noise(DIGITS, open_workspace(DIGITS, tmp_path / "a", resume=False), 1.0)
     with pytest.raises(OutputExists, match="already holds a run"):
         open_workspace(DIGITS, tmp_path / "a", resume=False)
     with pytest.raises(UsageError, match="another configuration"):

@@ -171,6 +171,34 @@ def test_optimizers_of_tensorflow_privacy():
         assert found["step.sensitivity"] == "fail"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # flwr 1.41 with click 8.3
+@pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
+def test_strategies_of_flower():
+    """1.41.0 without an accountant, on the default path: what a client says of its weight decides, and more."""
+    import flwr.serverapp.strategy as strategies
+
+    from dpaudit.verification.adapters_flower import flower_step
+
+    def fixed():
+        return strategies.DifferentialPrivacyServerSideFixedClipping(
+            strategies.FedAvg(), noise_multiplier=1.0, clipping_norm=0.5, num_sampled_clients=20
+        )
+
+    def adaptive():
+        return strategies.DifferentialPrivacyServerSideAdaptiveClipping(
+            strategies.FedAvg(), noise_multiplier=1.0, num_sampled_clients=20, initial_clipping_norm=0.5
+        )
+
+    found = {result.id: result for result in check_step(lambda: flower_step(fixed, clip_norm=0.5), 1.0)}
+    assert found["step.sensitivity"].status == Status.FAIL
+    assert "heavy weight" in found["step.sensitivity"].detail
+    assert "ZeroDivisionError" in found["step.robust"].detail
+    assert found["step.noise"].status == Status.PASS
+    found = {r.id: r for r in check_step(lambda: flower_step(adaptive, clip_norm=0.5, adaptive=True), 1.0)}
+    assert found["step.adaptive-clip"].status == Status.FAIL
+
+
 def test_batches_of_a_step_are_arrays():
     step = server_step(units=4, dimension=50)
     assert len(step.batch) == 1

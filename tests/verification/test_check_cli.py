@@ -147,6 +147,7 @@ def test_ledger(tmp_path, capsys):
 
 
 SUBJECTS = "dpaudit.verification.subject_server"
+NOISE, COHORT = "dpaudit.verification.subject_noise", "dpaudit.verification.subject_cohort"
 MECHANISMS = "dpaudit.verification.subject_mechanisms"
 
 
@@ -155,12 +156,18 @@ def test_step(capsys):
     assert document["status"] == "pass"
     assert {"step.sensitivity", "step.noise", "step.noise-reuse"} <= {check["id"] for check in document["checks"]}
     options = ["--sampling-rate", 0.01, "--steps", 1000, "--delta", 1e-5]
-    document = call(capsys, "step", f"{SUBJECTS}:HalfNoise.step", "--noise-multiplier", 1, *options, code=1)
+    document = call(
+        capsys,
+        "step",
+        f"{NOISE}:HalfNoise.step",
+        "--noise-multiplier",
+        1,
+        *options,
+        code=1,
+    )
     assert document["refuted"] == ["noise multiplier 1"]
     assert "epsilon at least" in next(c for c in document["checks"] if c["id"] == "step.sensitivity")["detail"]
-    assert (
-        call(capsys, "step", f"{SUBJECTS}:NotSeeded.step", "--noise-multiplier", 1, code=3)["status"] == "inconclusive"
-    )
+    assert call(capsys, "step", f"{COHORT}:NotSeeded.step", "--noise-multiplier", 1, code=3)["status"] == "inconclusive"
 
 
 @pytest.mark.parametrize(

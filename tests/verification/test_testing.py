@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dpaudit.verification import Neighbours, subject_mechanisms, subject_server
+from dpaudit.verification import Neighbours, subject_cohort, subject_mechanisms, subject_noise, subject_server
 from dpaudit.verification.testing import assert_private, assert_private_step
 
 PAIR = Neighbours(first=0.0, second=1.0)
@@ -24,14 +24,15 @@ def test_assert_private():
 def test_assert_private_step():
     assert assert_private_step(subject_server.Server.step, 1.0)
     with pytest.raises(AssertionError, match=r"FAIL step\.sensitivity"):
-        assert_private_step(subject_server.HalfNoise.step, 1.0)
+        assert_private_step(subject_noise.HalfNoise.step, 1.0)
     with pytest.raises(AssertionError, match=r"INCONCLUSIVE step\.seeded"):
-        assert_private_step(subject_server.NotSeeded.step, 1.0)
+        assert_private_step(subject_cohort.NotSeeded.step, 1.0)
 
 
 SUITE = """
 from dpaudit.verification import Neighbours
-from dpaudit.verification.subject_server import HalfNoise, Server
+from dpaudit.verification.subject_noise import HalfNoise
+from dpaudit.verification.subject_server import Server
 
 def laplace(d, n, rng):
     return d + rng.laplace(size=n)
@@ -56,7 +57,7 @@ def test_seed(pytestconfig, dp_step):
 
 def test_the_plugin_in_a_suite_of_its_own(tmp_path):
     (tmp_path / "test_library.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "dpaudit.verification.pytest_plugin", "--dpaudit-seed", "7"]
+    command = [sys.executable, "-m", "pytest", "-q", "--dpaudit-seed", "7"]
     done = subprocess.run(
         [*command, str(tmp_path)], check=False, capture_output=True, text=True, timeout=300, cwd=tmp_path
     )

@@ -1,0 +1,125 @@
+"""The step test on the very step that the run trains with: its model, data, clip, server, aggregator and optimizer.
+
+Canaries in coordinates of their own cannot see a fault that touches the model's coordinates alone. A few executions of
+one round can: everybody takes part, the population (and with it the denominator) is fixed, and units are added that
+provoke the clip. What is compared is what leaves the server: the new weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import _rng, verification
+from dpaudit.config import RunConfig
+from dpaudit.errors import DpauditError
+from dpaudit.federated import clients, engine, models
+from dpaudit.federated.aggregation import make_aggregator
+from dpaudit.federated.canaries import make_canaries
+from dpaudit.federated.data import Dataset, FederatedData
+from dpaudit.federated.optimizers import make_optimizer
+from dpaudit.federated.sampling import Cohort, Population
+from dpaudit.federated.server import Plan, Server
+from dpaudit.ledger import PrivacyLedger
+from dpaudit.records import CheckResult, Status, Unit
+from dpaudit.verification import Step, StepClaim
+
+UNITS = 16
+"""Units of the ordinary batch; the population is larger, because the test adds units and doubles the batch."""
+ROOM = 4 * UNITS
+_PER_CLIENT = 40
+
+
+def _ordinary_batch(config: RunConfig, data: FederatedData) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return (x, y) with one row per unit: examples, or whole clients cut to one number of examples."""
+    if config.claim.unit == Unit.EXAMPLE:
+        return data.train.x[:UNITS], data.train.y[:UNITS]
+    owner = np.asarray(data.train.client)
+    sizes = np.bincount(owner, minlength=data.clients)
+    chosen = np.argsort(-sizes, kind="stable")[:UNITS]
+    width = min(_PER_CLIENT, int(sizes[chosen].min()))
+    rows = np.stack([np.flatnonzero(owner == client)[:width] for client in chosen])
+    return data.train.x[rows], data.train.y[rows]
+
+
+def _dataset(config: RunConfig, batch: tuple[NDArray[Any], ...], classes: int) -> Dataset:
+    x, y = batch
+    if config.claim.unit == Unit.EXAMPLE:
+        return Dataset(x=x, y=y, client=np.zeros(len(y), np.int32), classes=classes, name="step test")
+    width = y.shape[1]
+    owner = np.repeat(np.arange(len(y), dtype=np.int32), width)
+    return Dataset(x=x.reshape(-1, *x.shape[2:]), y=y.reshape(-1), client=owner, classes=classes, name="step test")
+
+
+def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: float, root: int) -> Step:
+    """Return one round of this run's training as a step under test."""
+    shape, classes = data.train.x.shape[1:], data.train.classes
+    clients.deterministic_tensorflow()
+    model = models.build_model(config.model, shape, classes, root=root)
+    functions, initial = clients.ClientFunctions(model, shape), models.get_weights(model)
+    everybody = config.training.model_copy(
+        update={"client_sampling_rate": 1.0, "example_sampling_rate": 1.0, "dropout_rate": 0.0}
+    )
+    example_level = config.claim.unit == Unit.EXAMPLE
+    population = Population(
+        clients=1 if example_level else ROOM, client_of=np.zeros(ROOM, np.int32) if example_level else None
+    )
+
+    aggregator = make_aggregator(
+        config.training.aggregator,
+        clip_norm=config.training.clip_norm,
+        noise_multiplier=noise_multiplier,
+        noise_factor=config.demonstration.noise_factor,
+    )
+
+    def run(batch: tuple[NDArray[Any], ...], seed: int, number: int = 0) -> list[Any]:
+        count = len(batch[0])
+        # The engine's own randomness (order of local data) is the server's affair no more than its weights are: it
+        # keeps the run's root, so that only the noise changes with the seed.
+        runner = (
+            engine.make_engine(functions, _dataset(config, batch, classes), everybody, root=root) if count else None
+        )
+        server = Server(
+            Plan(
+                training=everybody,
+                population=population,
+                canaries=make_canaries(config.canaries, population, root=seed),
+                root=seed,
+                direction=1.0 if example_level else -1.0,
+            ),
+            aggregator=aggregator,
+            optimizer=make_optimizer(config.training),
+            weights=initial.copy(),
+            ledger=PrivacyLedger(),
+        )
+
+        def contributions(weights: NDArray[np.float64], cohort: Cohort) -> Iterator[Any]:
+            if runner is not None:
+                yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
+
+        server.run_round(number, contributions)
+        return [server.weights]
+
+    return Step(
+        run=run,
+        batch=_ordinary_batch(config, data),
+        kind="examples",
+        clip_norm=config.training.clip_norm,
+        test_empty=True,
+        replays=lambda batch, seed: {f"round {number}": run(batch, seed, number) for number in range(3)},
+    )
+
+
+def check_training_step(
+    config: RunConfig, data: FederatedData, *, noise_multiplier: float, significance: float, root: int
+) -> list[CheckResult]:
+    """Put the step of this run to the step test; a step that cannot be built or run is INCONCLUSIVE, never a pass."""
+    try:
+        step = training_step(config, data, noise_multiplier=noise_multiplier, root=root)
+        claim = StepClaim(noise_multiplier=noise_multiplier)
+        seed = _rng.seed_of(root, "step-test") % 10**6
+        return verification.check_step(lambda: step, claim, significance=significance, seed=seed)
+    except DpauditError as error:
+        return [CheckResult(id="step.runs", status=Status.INCONCLUSIVE, detail=str(error), significance=significance)]
