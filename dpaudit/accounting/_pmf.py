@@ -98,10 +98,11 @@ class Profile:
         cell = self.at_grid.size - np.searchsorted(self.at_grid[::-1], delta, side="right")
         known = np.minimum(cell, self.at_grid.size - 1) if self.at_grid.size else cell
         above, below = self.above[known], self.below[known]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             crossing = np.log((above - delta) / below)
-        # `below` underflows only far out; the grid point itself is then an upper bound
-        found = np.where(below > 0, crossing, self.losses[known] if self.losses.size else 0.0)
+        # the grid point itself is an upper bound too: `below` underflows far out
+        ends = self.losses[known] if self.losses.size else np.zeros(known.shape)
+        found = np.where(below > 0, np.minimum(crossing, ends), ends)
         found = np.where(above - below <= delta, 0.0, np.maximum(found, 0.0))
         return np.asarray(np.where(self.above[-1] > delta, np.inf, np.where(cell == self.at_grid.size, 0.0, found)))
 
