@@ -187,6 +187,21 @@ def calibrate_event(
         CannotCalibrate: if the target cannot be reached, or needs no noise.
         UsageError, UnsupportedEvent: as `epsilon`.
     """
+    _check_target(epsilon, delta)
+    _validate.one_of(("pld", "rdp"), accountant=accountant)
+    chosen, step = as_relation(relation), discretization or DISCRETIZATION
+    fine, slope = Search(_bound(make_event, delta, accountant, chosen, step), epsilon * (1 - MARGIN)), None
+    if accountant == "pld" and guess is None:
+        rough = Search(_bound(make_event, delta, "pld", chosen, max(step, _COARSE)), epsilon)
+        rough.bracket(1.0, bracket)
+        guess, slope = rough.root(1e-3), rough.slope()
+    z = fine.search(guess or 1.0, bracket, slope)
+    if accountant == "rdp" or epsilon > _WITNESS_UP_TO:
+        return z
+    return _confirmed(z, epsilon, make_event, delta, chosen, step)
+
+
+def _check_target(epsilon: float, delta: float) -> None:
     if not 0 < delta < 1 or not (math.isfinite(epsilon) and epsilon > 0):
         raise CannotCalibrate(
             f"epsilon must be finite and above 0, delta strictly between 0 and 1; got {epsilon!r} and {delta!r}."
@@ -195,20 +210,6 @@ def calibrate_event(
         raise CannotCalibrate(
             f"epsilon = {epsilon:g} is too large to need noise: above {_MEANINGLESS:g} nothing is protected. Lower it."
         )
-    _validate.one_of(("pld", "rdp"), accountant=accountant)
-    chosen, step = as_relation(relation), discretization or DISCRETIZATION
-    fine = Search(_bound(make_event, delta, accountant, chosen, step), epsilon * (1 - MARGIN))
-    slope = None
-    if accountant == "pld" and guess is None:
-        rough = Search(_bound(make_event, delta, "pld", chosen, max(step, _COARSE)), epsilon)
-        rough.bracket(1.0, bracket)
-        guess, slope = rough.root(1e-3), rough.slope()
-    z = fine.search(guess or 1.0, bracket, slope)
-    if accountant == "rdp":
-        return z
-    if epsilon > _WITNESS_UP_TO:
-        return z
-    return _confirmed(z, epsilon, make_event, delta, chosen, step)
 
 
 def calibrate_noise(

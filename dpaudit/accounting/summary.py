@@ -97,19 +97,7 @@ def summarize(
     pld = _or_reason("epsilon_pld", reasons, lambda: epsilon(event, delta, "pld", relation=chosen))
     plain = _or_reason("epsilon_no_amplification", reasons, lambda: _plain_epsilon(event, delta, chosen))
     agreement = check_agreement(event, delta, relation=chosen, epsilon_rdp=rdp, epsilon_pld=pld, witness=witness)
-    mu = regret = None
-    profile: tuple[tuple[float, float], ...] = ()
-    trade_off = ceilings = profile
-    over_rounds: tuple[tuple[int, float], ...] = ()
-    if pld is not None:
-        curve = PrivacyCurve(pld_that_fits(event, relation=chosen))
-        mu, regret = curve.mu(delta)
-        deltas = sorted({*_DELTAS, delta})
-        profile = pairs(deltas, curve.epsilon(deltas))
-        trade_off = pairs(_ALPHAS, curve.false_negative_rate(_ALPHAS))
-        ceilings = pairs(_RATES, curve.true_positive_rate(_RATES))
-        over_rounds = rounds_over(ledger_or_event, delta, chosen) if rounds else ()
-    else:
+    if pld is None:
         reasons["mu"] = f"no privacy loss distribution: {reasons['epsilon_pld']}"
     return AccountingSummary(
         delta=delta,
@@ -117,17 +105,27 @@ def summarize(
         epsilon_rdp=rdp,
         epsilon_pld=pld,
         epsilon_no_amplification=plain,
-        mu=mu,
-        mu_regret=regret,
-        profile=profile,
-        trade_off=trade_off,
-        tpr_ceilings=ceilings,
-        epsilon_over_rounds=over_rounds,
+        epsilon_over_rounds=rounds_over(ledger_or_event, delta, chosen) if rounds and pld is not None else (),
         assumptions=(*assumptions_of(event, facts, chosen, source=facts_source), agreement),
         reasons=reasons,
         ledger_digest=digest_of(ledger_or_event),
         library=f"dpaudit {__version__}, dp-accounting {version('dp-accounting')}",
+        **(_curves(event, delta, chosen) if pld is not None else {}),
     )
+
+
+def _curves(event: ev.Event, delta: float, relation: Relation) -> dict[str, Any]:
+    """Return the fields of a summary that come from one privacy loss distribution."""
+    curve = PrivacyCurve(pld_that_fits(event, relation=relation))
+    mu, regret = curve.mu(delta)
+    deltas = sorted({*_DELTAS, delta})
+    return {
+        "mu": mu,
+        "mu_regret": regret,
+        "profile": pairs(deltas, curve.epsilon(deltas)),
+        "trade_off": pairs(_ALPHAS, curve.false_negative_rate(_ALPHAS)),
+        "tpr_ceilings": pairs(_RATES, curve.true_positive_rate(_RATES)),
+    }
 
 
 def _plain_epsilon(event: ev.Event, delta: float, relation: Relation) -> float:

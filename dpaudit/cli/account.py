@@ -137,7 +137,6 @@ def _payload(
     summary: "AccountingSummary", facts: dict[str, Any], options: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     from dpaudit.accounting import statement
-    from dpaudit.accounting.statement import up
 
     epsilons = {
         "rdp": summary.epsilon_rdp,
@@ -162,11 +161,7 @@ def _payload(
         "statement": text,
     }
     body["posteriors"] = _posteriors(summary, options["priors"])
-    for item in body["posteriors"]:
-        text += (
-            f"\nAfter a positive of an attack with a false-positive rate of {item['fpr']:g}, "
-            f"a prior of {item['prior']:g} becomes at most {up(item['posterior'])}."
-        )
+    text += "".join(map(_posterior_text, body["posteriors"]))
     assumed = _if_poisson(summary, options)
     if assumed is not None:
         body["not_a_bound"] = {"poisson_assumed": assumed}
@@ -188,6 +183,15 @@ def _posteriors(summary: "AccountingSummary", priors: tuple[float, ...]) -> list
             posterior = prior * tpr / (prior * tpr + (1 - prior) * fpr)
             found.append({"prior": prior, "fpr": fpr, "posterior": posterior})
     return found
+
+
+def _posterior_text(item: dict[str, float]) -> str:
+    from dpaudit.accounting.statement import up
+
+    return (
+        f"\nAfter a positive of an attack with a false-positive rate of {item['fpr']:g}, "
+        f"a prior of {item['prior']:g} becomes at most {up(item['posterior'])}."
+    )
 
 
 def _if_poisson(summary: "AccountingSummary", options: dict[str, Any]) -> float | None:

@@ -5,12 +5,13 @@ from dpaudit.errors import UsageError
 from dpaudit.estimation.bayes import credible_lower_bound
 from dpaudit.estimation.curves import CurveFamily
 from dpaudit.estimation.multi_run import epsilon_from_rates, mu_from_rates, rate_limits
-from dpaudit.estimation.one_run import FAIR_COINS, Game, rule_of
+from dpaudit.estimation.one_run import FAIR_COINS, Game, Rule, rule_of
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Assumption, Bound, BoundStatus, Direction, Family, Relation
 
 GAME_METHODS = ("one-run", "one-run-fdp", "one-run-max", "independent-canaries")
-CONFUSION_METHODS = ("clopper-pearson", "gdp", "bayes")
+FAMILIES = {"clopper-pearson": Family.ASSUMPTION_FREE, "gdp": Family.GAUSSIAN, "bayes": Family.CREDIBLE}
+CONFUSION_METHODS = tuple(FAMILIES)
 
 
 def _check(delta: float, confidence: float, group_size: int) -> None:
@@ -53,17 +54,6 @@ def estimate_game(
         _validate.one_of(("eps-delta", "gaussian"), curve=curve)
     rule = rule_of(method, delta=delta, group_size=group_size, curve=curve)
     found = rule.bound(Game(canaries=canaries, guesses=guesses, correct=correct), 1 - confidence)
-    assumptions = [
-        Assumption(id=FAIR_COINS, text="each canary was included by its own independent fair coin"),
-        Assumption(id="fixed-guesses", text="the number of guesses was fixed before the coins were seen"),
-    ]
-    if rule.family is Family.INDEPENDENT_CANARIES:
-        text = "the scores of different canaries are independent, given who was included"
-        assumptions.append(Assumption(id="independent-canaries", text=text))
-    if rule.family is Family.GAUSSIAN:
-        name = curve.name if isinstance(curve, CurveFamily) else "Gaussian"
-        text = f"the trade-off curve of the mechanism is {name}"
-        assumptions.append(Assumption(id="trade-off-family", text=text))
     return Bound(
         method=method,
         family=rule.family,
@@ -73,12 +63,38 @@ def estimate_game(
         delta=delta,
         relation=relation,
         confidence=confidence,
-        assumptions=tuple(assumptions),
+        assumptions=_assumptions_of_game(rule, curve),
         guesses=guesses,
         threshold_selection=f"fixed:{guesses}",
         group_size=group_size,
         details={"canaries": canaries, "correct": correct, **(found.details or {})},
     )
+
+
+def _assumptions_of_game(rule: Rule, curve: str | CurveFamily) -> tuple[Assumption, ...]:
+    found = [
+        Assumption(id=FAIR_COINS, text="each canary was included by its own independent fair coin"),
+        Assumption(id="fixed-guesses", text="the number of guesses was fixed before the coins were seen"),
+    ]
+    if rule.family is Family.INDEPENDENT_CANARIES:
+        text = "the scores of different canaries are independent, given who was included"
+        found.append(Assumption(id="independent-canaries", text=text))
+    if rule.family is Family.GAUSSIAN:
+        name = curve.name if isinstance(curve, CurveFamily) else "Gaussian"
+        text = f"the trade-off curve of the mechanism is {name}"
+        found.append(Assumption(id="trade-off-family", text=text))
+    return tuple(found)
+
+
+def _assumptions_of_confusion(method: str) -> tuple[Assumption, ...]:
+    found = [
+        Assumption(id="independent-runs", text="each trial is an independent run"),
+        Assumption(id="fixed-threshold", text="the threshold was fixed without the scores that were counted"),
+    ]
+    if method == "gdp":
+        text = "the trade-off curve of the mechanism is Gaussian"
+        found.append(Assumption(id="gaussian-trade-off", text=text))
+    return tuple(found)
 
 
 def estimate_confusion(
@@ -121,17 +137,9 @@ def estimate_confusion(
     epsilon, mu = None, None
     if tp + fn and fp + tn:
         epsilon, mu = _from_confusion(counts, method, delta=delta, error=1 - confidence, group_size=group_size)
-    families = {"clopper-pearson": Family.ASSUMPTION_FREE, "gdp": Family.GAUSSIAN, "bayes": Family.CREDIBLE}
-    assumptions = [
-        Assumption(id="independent-runs", text="each trial is an independent run"),
-        Assumption(id="fixed-threshold", text="the threshold was fixed without the scores that were counted"),
-    ]
-    if method == "gdp":
-        text = "the trade-off curve of the mechanism is Gaussian"
-        assumptions.append(Assumption(id="gaussian-trade-off", text=text))
     return Bound(
         method=method,
-        family=families[method],
+        family=FAMILIES[method],
         direction=Direction.LOWER,
         epsilon=epsilon,
         mu=mu,
@@ -142,7 +150,7 @@ def estimate_confusion(
         n_non_member=counts["fp"] + counts["tn"],
         reason=None if epsilon is not None else "a side has no trials, so no error rate exists",
         status=BoundStatus.OK if epsilon is not None else BoundStatus.UNAVAILABLE,
-        assumptions=tuple(assumptions),
+        assumptions=_assumptions_of_confusion(method),
         threshold_selection="given",
         group_size=group_size,
         details=counts,

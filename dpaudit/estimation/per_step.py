@@ -72,19 +72,7 @@ def per_step_bound(
     scores = ScoreSet(
         member=_validate.finite_vector(included=included), non_member=_validate.finite_vector(excluded=excluded)
     )
-    problem = Problem(
-        method="per-step",
-        source=ArraySource(scores),
-        delta=delta,
-        confidence=confidence,
-        selection=Selection(kind="planned", given=False),
-        group_size=1,
-        relation=Relation(relation),
-        seed=seed,
-        declared=frozenset(declared),
-        curve="gaussian",
-        options={},
-    )
+    problem = _problem(scores, delta=delta, confidence=confidence, relation=relation, declared=declared, seed=seed)
     mu = _mu(problem, method, claimed_noise_multiplier)
     family = Family.INDEPENDENT_CANARIES
     if mu is None:
@@ -99,6 +87,24 @@ def per_step_bound(
         mu=mu,
         assumptions=_assumptions(problem, method),
         details={"estimator": method, "noise_multiplier_upper": 1 / mu if mu > 0 else None},
+    )
+
+
+def _problem(
+    scores: ScoreSet, *, delta: float, confidence: float, relation: Relation, declared: Iterable[str], seed: int
+) -> Problem:
+    return Problem(
+        method="per-step",
+        source=ArraySource(scores),
+        delta=delta,
+        confidence=confidence,
+        selection=Selection(kind="planned", given=False),
+        group_size=1,
+        relation=Relation(relation),
+        seed=seed,
+        declared=frozenset(declared),
+        curve="gaussian",
+        options={},
     )
 
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
+from typing import Any
 
 from dpaudit import _validate
 from dpaudit.errors import UsageError
@@ -13,7 +13,7 @@ from dpaudit.estimation.estimate import METHODS
 from dpaudit.estimation.power import MULTI_RUN, simulated_power
 from dpaudit.estimation.reference import Mechanism, gaussian_of
 from dpaudit.estimation.rules import planned_guesses
-from dpaudit.records import PowerResult, ScoreSet
+from dpaudit.records import PowerResult
 
 _SMALLEST = 16
 _STEPS = 5
@@ -79,32 +79,25 @@ def plan_audit(
     alternative = factor * claim_epsilon
     worse = mechanism or gaussian_of(alternative, delta)
 
-    def at(canaries: int) -> PowerResult:
-        def simulate(rng: np.random.Generator) -> ScoreSet:
-            return worse.draw(canaries, rng)
+    audit: dict[str, Any] = {
+        "claim_epsilon": claim_epsilon,
+        "factor": factor,
+        "alternative_epsilon": alternative,
+        "method": method,
+        "delta": delta,
+        "confidence": confidence,
+        "trials": trials,
+        "seed": seed,
+        "curve": curve,
+        "interest_epsilon": alternative,
+        "declared": (INDEPENDENT_RUNS,) if method in MULTI_RUN else (),
+    }
 
-        return simulated_power(
-            simulate,
-            claim_epsilon=claim_epsilon,
-            factor=factor,
-            alternative_epsilon=alternative,
-            method=method,
-            delta=delta,
-            confidence=confidence,
-            trials=trials,
-            seed=seed,
-            curve=curve,
-            interest_epsilon=alternative,
-            declared=(INDEPENDENT_RUNS,) if method in MULTI_RUN else (),
-        )
+    def at(canaries: int) -> PowerResult:
+        return simulated_power(partial(worse.draw, canaries), **audit)
 
     canaries, result = _search(at, power, max_canaries)
-    reason = None
-    if canaries is None:
-        reason = (
-            f"{max_canaries} canaries give power {result.power:.2f}, and {power:g} is wanted. "
-            "Use a tighter method, a larger factor, or several runs."
-        )
+    reason = None if canaries else _out_of_reach(max_canaries, result.power, power)
     return Plan(
         method=method,
         canaries=canaries,
@@ -113,6 +106,11 @@ def plan_audit(
         result=result,
         reason=reason,
     )
+
+
+def _out_of_reach(canaries: int, found: float | None, wanted: float) -> str:
+    remedy = "Use a tighter method, a larger factor, or several runs."
+    return f"{canaries} canaries give power {found or 0.0:.2f}, and {wanted:g} is wanted. {remedy}"
 
 
 def _search(at: Callable[[int], PowerResult], wanted: float, limit: int) -> tuple[int | None, PowerResult]:

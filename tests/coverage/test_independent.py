@@ -63,7 +63,7 @@ def test_gaussian_methods(epsilon, coverage, limit):
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 4.0, 16.0])
 def test_gaussian_methods_in_many_trials(epsilon, coverage, limit):
-    trials = 8000
+    trials = 3000
     mechanism = reference.gaussian_of(epsilon, DELTA) if epsilon else reference.null()
     found = coverage(mechanism, 500, DELTA, GAUSSIAN, trials, seed=3)
     assert found[:, 1].max() <= 0.01 * trials
