@@ -1,11 +1,13 @@
 """Run configuration: TOML to typed, frozen models; every problem at once, with its line and the nearest valid key."""
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dpaudit._objects import is_object_name
 from dpaudit._toml import locate, problems_of
 from dpaudit.errors import ConfigError, DataError
 from dpaudit.records import Relation, Unit
@@ -16,7 +18,21 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
-Aggregator = Literal["gaussian", "tfp-gaussian"]
+AGGREGATORS = ("gaussian", "tfp-gaussian", "tfp-adaptive-clip")
+
+
+def _known_aggregator(name: str) -> str:
+    if name in AGGREGATORS or is_object_name(name):
+        return name
+    near = difflib.get_close_matches(name, AGGREGATORS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"must be one of {', '.join(AGGREGATORS)}, or module:function that takes a QueryRequest and returns a "
+        f"tensorflow-privacy DPQuery; got {name!r}{hint}"
+    )
+
+
+Aggregator = Annotated[str, AfterValidator(_known_aggregator)]
 CanaryMethod = Literal["one-run", "one-run-fdp", "one-run-max", "mean-shift", "per-step"]
 
 
@@ -140,7 +156,7 @@ class RunConfig(Section):
     audit: AuditSection = AuditSection()
     demonstration: DemonstrationSection = DemonstrationSection()
     policy: str = "standard"
-    """A profile (strict, standard, research) or the path of a policy file."""
+    """A profile (strict, standard, research, demonstration) or the path of a policy file."""
 
     @model_validator(mode="after")
     def _unit_fits_algorithm(self) -> Self:

@@ -1,7 +1,9 @@
 """Server aggregators: one protocol, and ours (clip, sum, Gaussian noise on the sum)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +15,31 @@ from dpaudit.federated.clipping import clipped_sum
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
+State = Mapping[str, NDArray[Any]]
+"""What an aggregator remembers from round to round, as arrays that a checkpoint can hold."""
+NO_STATE: State = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noised:
-    """A noised sum and the event of releasing it, sampling not included."""
+    """A noised sum and the event of releasing it, sampling not included.
+
+    `noise_stddev` is what the aggregator promises per coordinate of this sum (None: it does not say), `state` what it
+    remembers if this release is the one that is used.
+    """
 
     vector: Vector
     event: Event
+    noise_stddev: float | None
+    state: State
 
 
 class Aggregator(Protocol):
-    """Clips and sums contributions, then adds noise; the only code that sees single contributions."""
+    """Clips and sums contributions, then adds noise; the only code that sees single contributions.
+
+    It keeps nothing itself: the server holds the state, hands it in, and adopts that of the release it uses. A round
+    that is replayed after a kill starts from the state that it started from before.
+    """
 
     @property
     def name(self) -> str:
@@ -35,13 +50,22 @@ class Aggregator(Protocol):
         """The generator behind the noise, for the ledger."""
 
     @property
-    def noise_stddev(self) -> float:
-        """Standard deviation of the noise that this aggregator promises, per coordinate of the sum."""
+    def noise_stddev(self) -> float | None:
+        """Standard deviation of the noise in the first round, per coordinate of the sum; None: it does not say."""
 
-    def clipped_sum(self, rows: Matrix) -> Vector:
-        """Return the sum of the rows (n, width), each bounded to the clip norm."""
+    def start(self, *, width: int, root: int) -> State:
+        """Return the state before the first round of a run whose sums have `width` coordinates."""
 
-    def noised(self, total: Vector, *, root: int, number: int, attempt: int) -> Noised:
+    def clip_norm_of(self, state: State) -> float:
+        """Return what contributions are clipped to in the coming round."""
+
+    def clipped_sum(self, rows: Matrix, *, width: int, state: State) -> Vector:
+        """Return the sum of the rows (n, at most width), each bounded to the clip norm, and filled up with zeros.
+
+        What else the aggregator counts (how many rows were not clipped, say) follows after the `width` coordinates.
+        """
+
+    def noised(self, total: Vector, *, state: State, root: int, number: int, attempt: int) -> Noised:
         """Add the noise of (round, attempt) to a sum; the same arguments give the same noise."""
 
 
@@ -75,26 +99,57 @@ class GaussianSum:
         """Promised standard deviation per coordinate of the sum."""
         return self.noise_multiplier * self.clip_norm
 
-    def clipped_sum(self, rows: Matrix) -> Vector:
-        """Return the sum of rows clipped to the clip norm."""
-        return clipped_sum(rows, clip_norm=self.clip_norm)
+    def start(self, *, width: int, root: int) -> State:
+        """Return an empty state: every round is as the first."""
+        del width, root
+        return NO_STATE
 
-    def noised(self, total: Vector, *, root: int, number: int, attempt: int) -> Noised:
+    def clip_norm_of(self, state: State) -> float:
+        """Return the fixed clip norm."""
+        del state
+        return self.clip_norm
+
+    def clipped_sum(self, rows: Matrix, *, width: int, state: State = NO_STATE) -> Vector:
+        """Return the sum of rows clipped to the clip norm."""
+        del state
+        total = np.zeros(width)
+        total[: rows.shape[1]] = clipped_sum(rows, clip_norm=self.clip_norm)
+        return total
+
+    def noised(self, total: Vector, *, state: State = NO_STATE, root: int, number: int, attempt: int) -> Noised:
         """Add one vector of noise over all coordinates, those of the canaries included."""
         noise = _rng.stream(root, "noise", number, attempt).standard_normal(total.size)
-        vector = total + noise * (self.noise_stddev * self.noise_factor)
-        return Noised(vector=vector, event=Gaussian(noise_multiplier=self.noise_multiplier))
+        return Noised(
+            vector=total + noise * (self.noise_stddev * self.noise_factor),
+            event=Gaussian(noise_multiplier=self.noise_multiplier),
+            noise_stddev=self.noise_stddev,
+            state=state,
+        )
 
 
 def make_aggregator(
-    name: AggregatorName, *, clip_norm: float, noise_multiplier: float, noise_factor: float = 1.0
+    name: AggregatorName,
+    *,
+    clip_norm: float,
+    noise_multiplier: float,
+    noise_factor: float = 1.0,
+    expected: float = 1.0,
 ) -> Aggregator:
     """Return the configured aggregator.
 
-    Raises: MissingDependency when `tfp-gaussian` is asked for and tensorflow-privacy is not installed.
+    Args:
+        name: `gaussian`, `tfp-gaussian`, `tfp-adaptive-clip`, or `module:function` that returns a DPQuery.
+        clip_norm: what contributions are clipped to; at first, where the clip adapts.
+        noise_multiplier: of the whole round: what is calibrated.
+        noise_factor: planted fault of demonstrations.
+        expected: contributions expected in a round.
+
+    Raises: MissingDependency when tensorflow-privacy is needed and not installed; UsageError when a function of the
+        user's fails, or its query is not fit for a server.
     """
     if name == "gaussian":
         return GaussianSum(clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor)
-    from dpaudit.federated.tfp import gaussian_sum_query
+    from dpaudit.federated import tfp
 
-    return gaussian_sum_query(clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor)
+    request = tfp.QueryRequest(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected=expected)
+    return tfp.query_from(name, request, noise_factor=noise_factor)

@@ -30,11 +30,16 @@ _FREE_TO_CHANGE = ("audit", "policy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Everything that a resumed run needs beside its root seed: rounds done, weights, optimizer state."""
+    """Everything that a resumed run needs beside its root seed.
+
+    Rounds done, weights, the optimizer's state and the aggregator's (which may hold noise that is still to be used:
+    the file is readable by the owner only).
+    """
 
     rounds: int
     weights: Vector
     optimizer: dict[str, Vector]
+    aggregator: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +60,9 @@ class Identity:
 class Journal:
     """The open files of a run in `out`."""
 
-    def __init__(self, out: Path, *, parameters: int, canaries: Canaries, clip_norm: float) -> None:
+    def __init__(self, out: Path, *, parameters: int, canaries: Canaries) -> None:
         """Take charge of a folder that `claim` has accepted."""
-        self._out, self._parameters, self._canaries, self._clip_norm = out, parameters, canaries, clip_norm
+        self._out, self._parameters, self._canaries = out, parameters, canaries
 
     def describe(self, *, clients: int, units: int, rounds: int) -> None:
         """Write what does not change: sizes, the coins (apart), the client of each canary. Idempotent."""
@@ -109,9 +114,9 @@ class Journal:
 
     def observe(self, collected: Collected, release: Release) -> None:
         """Append what one round showed and who took part."""
-        seen = release.vector[self._parameters :] / self._clip_norm
+        seen = release.vector[self._parameters :] / collected.clip_norm
         self._append(files.OBSERVATIONS, seen.astype("<f4").tobytes())
-        noise = (release.vector - collected.total)[: self._parameters] / self._clip_norm
+        noise = (release.vector[: self._parameters] - collected.total[: self._parameters]) / collected.clip_norm
         self._append(files.MODEL_NOISE, np.array([noise @ noise], dtype="<f8").tobytes())
         self._append(files.ELIGIBLE, np.packbits(collected.cohort.answered).tobytes())
         self._append(files.PARTICIPATION, np.packbits(collected.arrived).tobytes())
@@ -143,7 +148,8 @@ class Journal:
             if path.is_file():
                 with path.open("rb+") as stream:
                     os.fsync(stream.fileno())
-        state = {f"optimizer_{key}": value for key, value in checkpoint.optimizer.items()}
+        state: dict[str, Any] = {f"optimizer_{key}": value for key, value in checkpoint.optimizer.items()}
+        state |= {f"aggregator_{key}": value for key, value in checkpoint.aggregator.items()}
         data = files.npz_bytes(rounds=np.int64(checkpoint.rounds), weights=checkpoint.weights, **state)
         serialize.write_atomic(self._out / files.CHECKPOINT, data, mode=0o600)
 
@@ -158,8 +164,11 @@ class Journal:
             rounds, weights = int(arrays.pop("rounds")), arrays.pop("weights")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
-        optimizer = {name.removeprefix("optimizer_"): value for name, value in arrays.items()}
-        return Checkpoint(rounds=rounds, weights=weights, optimizer=optimizer)
+        optimizer, aggregator = (
+            {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            for prefix in ("optimizer_", "aggregator_")
+        )
+        return Checkpoint(rounds=rounds, weights=weights, optimizer=optimizer, aggregator=aggregator)
 
     def finish(self, *, rounds: int, holdout_accuracy: float) -> None:
         """Mark the run complete."""

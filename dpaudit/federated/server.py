@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dpaudit.config import TrainingSection
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import sampling
-from dpaudit.federated.aggregation import Aggregator, Noised
+from dpaudit.federated.aggregation import Aggregator, Noised, State
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
@@ -48,12 +48,14 @@ class Plan:
 class Collected:
     """The exact sum of a round, which must not leave the server, and what is recorded about it.
 
-    `arrived` (units,) marks the invited units that sent anything, `accepted` counts those that were summed,
-    `canaries` (m,) marks the canaries that took part.
+    `total` is (parameters + canaries,), followed by what else the aggregator counts; `clip_norm` is what contributions
+    were clipped to. `arrived` (units,) marks the invited units that sent anything, `accepted` counts those that were
+    summed, `canaries` (m,) marks the canaries that took part.
     """
 
     cohort: Cohort
     total: Vector
+    clip_norm: float
     arrived: NDArray[np.bool_]
     accepted: int
     rejected: tuple[Rejected, ...]
@@ -71,7 +73,7 @@ class Release:
 
 
 class Server:
-    """The server of one run. `weights` float64 (parameters,) is its only state beside the optimizer's."""
+    """The server of one run. Its state: `weights` float64 (parameters,), the optimizer's, and `aggregator_state`."""
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class Server:
         """
         self.weights, self.optimizer = weights, optimizer
         self._plan, self._aggregator, self._ledger = plan, aggregator, ledger
+        self._width = weights.size + plan.canaries.count
+        self.aggregator_state: State = aggregator.start(width=self._width, root=plan.root)
         self._on_draw = on_draw or (lambda _number, _attempt: None)
         self._recorded = _recorded_rounds(ledger)
         self._noted = {(e.facts["what"], e.facts.get("round")) for e in ledger.entries if e.type == "note"}
@@ -111,23 +115,26 @@ class Server:
         plan, parameters = self._plan, self.weights.size
         present = canary.takes_part(plan.canaries, plan.training, cohort, root=plan.root)
         arrived = np.zeros(plan.population.units, dtype=np.bool_)
-        total = np.zeros(parameters + plan.canaries.count)
+        clip_norm = self._aggregator.clip_norm_of(self.aggregator_state)
+        total = self._clipped_sum(np.zeros((0, parameters), dtype=np.float32))
         accepted = 0
         rejected: list[Rejected] = []
         for block in blocks:
             part, count, refused = self._accept(block, cohort, arrived)
-            total[:parameters] += part
+            total[: part.size] += part
             accepted += count
             rejected += refused
-        for block in canary.contributions(
-            plan.canaries, present, parameters=parameters, clip_norm=plan.training.clip_norm
-        ):
-            rows, _, unfit = screen(block, width=total.size)
-            total += self._aggregator.clipped_sum(rows)
+        for block in canary.contributions(plan.canaries, present, parameters=parameters, clip_norm=clip_norm):
+            rows, _, unfit = screen(block, width=self._width)
+            total += self._clipped_sum(rows)
             rejected += unfit
         return Collected(
-            cohort=cohort, total=total, arrived=arrived, accepted=accepted, rejected=tuple(rejected), canaries=present
-        )
+            cohort=cohort, total=total, clip_norm=clip_norm, arrived=arrived, accepted=accepted,
+            rejected=tuple(rejected), canaries=present,
+        )  # fmt: skip
+
+    def _clipped_sum(self, rows: NDArray[np.float32]) -> Vector:
+        return self._aggregator.clipped_sum(rows, width=self._width, state=self.aggregator_state)
 
     def _accept(
         self, block: Block | ClippedSum, cohort: Cohort, arrived: NDArray[np.bool_]
@@ -140,7 +147,7 @@ class Server:
         if isinstance(block, Block):
             invited, strangers = _invited(block, cohort, arrived)
             rows, _, unfit = screen(invited, width=width)
-            return self._aggregator.clipped_sum(rows), len(rows), [*strangers, *unfit]
+            return self._clipped_sum(rows), len(rows), [*strangers, *unfit]
         _, strangers = _invited(Block(units=block.units, rows=block.norms[:, None]), cohort, arrived)
         wrong = screen_sum(block, width=width, clip_norm=getattr(self._aggregator, "clip_norm", None))
         if not strangers and wrong is None:
@@ -161,15 +168,19 @@ class Server:
         for attempt, stated in enumerate(known):
             noised = self._noise(collected.total, number, attempt)
             if _digest(noised.vector) == stated:
+                self.aggregator_state = noised.state
                 return Release(number=number, attempt=attempt, vector=noised.vector, replayed=True)
         attempt = len(known)
         noised = self._noise(collected.total, number, attempt)
         self._record(collected, noised, attempt)
+        self.aggregator_state = noised.state
         return Release(number=number, attempt=attempt, vector=noised.vector, replayed=False)
 
     def _noise(self, total: Vector, number: int, attempt: int) -> Noised:
         self._on_draw(number, attempt)
-        return self._aggregator.noised(total, root=self._plan.root, number=number, attempt=attempt)
+        return self._aggregator.noised(
+            total, state=self.aggregator_state, root=self._plan.root, number=number, attempt=attempt
+        )
 
     def _note_once(self, what: str, number: int, **facts: object) -> None:
         if (what, number) not in self._noted:
@@ -192,7 +203,8 @@ class Server:
             realised_units=collected.accepted,
             dropouts=cohort.dropouts,
             rejected=len(refused),
-            noise_stddev=self._aggregator.noise_stddev,
+            clip_norm=collected.clip_norm,
+            noise_stddev=noised.noise_stddev,
             release_sha256=digest,
             **facts,
         )

@@ -1,118 +1,94 @@
-"""One adapter that makes a tensorflow-privacy DPQuery a server aggregator, and its DpEvent one of ours.
+"""One adapter that makes any tensorflow-privacy DPQuery that sums a server aggregator.
 
-tensorflow-privacy 0.9.0 is imported with its own switch `sys.skip_tf_privacy_import`, which leaves out the parts
-that need old releases of TensorFlow. Its queries are used unchanged: `preprocess_record` bounds each contribution,
-`accumulate_preprocessed_record` adds it, `get_noised_result` noises the sum and says, as a DpEvent, what that cost.
+Its queries are used unchanged: `preprocess_record` bounds each contribution, `accumulate_preprocessed_record` adds
+it, `get_noised_result` noises the sum and says, as a DpEvent, what that cost. Queries are pure functions of a global
+state; the server holds that state, and the checkpoint saves it as plain arrays. What a query counts beside the sum (how
+many contributions were below the clip) travels behind the sum's coordinates.
 
 The noise is drawn by TensorFlow's generator: `tf.random.set_seed` with 128 bits of the run's own stream (of which
-TensorFlow keeps about 62) at the start of every 64 rounds, then one draw per round. Seeding throws away all compiled
-functions of the process, which is why it is not done in every round. Any round can be reached again by seeding its
-span and skipping the draws before it. If other code of the process uses TensorFlow's eager generator meanwhile, a
-replayed round will not match its ledger line, and is then run with fresh noise and counted twice: the safe side.
-Use aggregator = 'gaussian' for 128-bit keys.
+TensorFlow keeps about 62) at the start of every 64 rounds, then the draws of one round after the other. Seeding throws
+away all compiled functions of the process, which is why it is not done in every round. Any round can be reached again
+by seeding its span and skipping the draws before it. If other code of the process uses TensorFlow's eager generator
+meanwhile, a replayed round will not match its ledger line, and is then run with fresh noise and counted twice: the safe
+side. Queries whose noise is part of their state (trees) are seeded once, with 62 bits, through `QueryRequest.seed`;
+their rounds cannot be noised afresh, and a replay that does not match is refused. Use aggregator = 'gaussian' for
+128-bit keys.
 """
 
-import sys
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit import _rng, events
-from dpaudit.errors import MissingDependency, UnsupportedEvent, UsageError
-from dpaudit.federated.aggregation import Noised
+from dpaudit import _rng, _validate, events
+from dpaudit._objects import load_object
+from dpaudit.errors import DpauditError, UsageError
+from dpaudit.federated import tfp_state
+from dpaudit.federated.aggregation import Noised, State
+from dpaudit.federated.tfp_events import import_queries, is_unsupported, translate
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
 _HUGE = 1e9
 _SPAN = 64
+_PREVIOUS = "previous"
 
 
-def translate(event: Any) -> events.Event:
-    """Return our event for a dp_accounting DpEvent.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryRequest:
+    """What a query is built for.
 
-    Raises: UnsupportedEvent for anything that is not known here, UnsupportedDpEvent included: an event that is
-        skipped would be an epsilon of zero.
+    `noise_multiplier` is that of the whole round in clip norms (what is calibrated), `expected` the contributions
+    expected in a round, `width` the coordinates of the sum, `seed` 62 secret bits for queries that draw noise from
+    their state.
     """
-    kind = type(event).__name__
-    if not type(event).__module__.startswith("dp_accounting") or kind not in _TRANSLATIONS:
-        raise UnsupportedEvent(
-            f"the query returned the event {kind}, which has no counterpart in dpaudit.events. "
-            f"Known: {', '.join(sorted(_TRANSLATIONS))}."
-        )
-    translated: events.Event = _TRANSLATIONS[kind](event)
-    return translated
+
+    clip_norm: float
+    noise_multiplier: float
+    expected: float = 1.0
+    width: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _validate.positive(clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier, expected=self.expected)
 
 
-def _tree(event: Any) -> events.Event:
-    counts = event.step_counts
-    steps = (int(counts),) if np.ndim(counts) == 0 else tuple(int(count) for count in counts)
-    return events.TreeAggregation(noise_multiplier=float(event.noise_multiplier), steps=steps)
-
-
-_TRANSLATIONS: dict[str, Any] = {
-    "NoOpDpEvent": lambda _: events.NoOp(),
-    "NonPrivateDpEvent": lambda _: events.NonPrivate(reason="the query reports a NonPrivateDpEvent"),
-    "GaussianDpEvent": lambda e: events.Gaussian(noise_multiplier=float(e.noise_multiplier)),
-    "LaplaceDpEvent": lambda e: events.Laplace(noise_multiplier=float(e.noise_multiplier)),
-    "PoissonSampledDpEvent": lambda e: events.PoissonSampled(
-        sampling_rate=float(e.sampling_probability), event=translate(e.event)
-    ),
-    "SampledWithoutReplacementDpEvent": lambda e: events.SampledWithoutReplacement(
-        population=int(e.source_dataset_size), sample_size=int(e.sample_size), event=translate(e.event)
-    ),
-    "SelfComposedDpEvent": lambda e: events.SelfComposed(event=translate(e.event), count=int(e.count)),
-    "ComposedDpEvent": lambda e: events.Composed(events=tuple(translate(item) for item in e.events)),
-    "SingleEpochTreeAggregationDpEvent": _tree,
-}
-
-
-def import_queries() -> Any:
-    """Return tensorflow_privacy's `dp_query` package with its base and Gaussian modules loaded.
-
-    Raises: MissingDependency when tensorflow-privacy is not installed.
-    """
-    sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
-    try:
-        from tensorflow_privacy.privacy import dp_query
-        from tensorflow_privacy.privacy.dp_query import dp_query as _base
-        from tensorflow_privacy.privacy.dp_query import gaussian_query as _gaussian
-    except ImportError as error:
-        raise MissingDependency(
-            "aggregator = 'tfp-gaussian' needs tensorflow-privacy without its stale pins: "
-            "pip install --no-deps tensorflow-privacy==0.9.0 (see `dpaudit doctor`), or use aggregator = 'gaussian'."
-        ) from error
-    del _base, _gaussian
-    return dp_query
+QueryBuilder = Callable[[QueryRequest], Any]
+EventOfRound = Callable[[int], events.Event]
 
 
 class QueryAggregator:
-    """Any summing DPQuery whose global state stays as it was, as a server aggregator.
+    """A DPQuery as a server aggregator."""
 
-    A query whose state moves from round to round (adaptive clipping, trees) is refused: nothing would save the
-    state with the checkpoint, so a resumed run would silently be another mechanism.
-    """
+    _position: ClassVar[tuple[int, int, int] | None] = None
+    """Where TensorFlow's generator stands, which all aggregators share: (owner, root, round that is drawn next)."""
 
-    def __init__(self, query: Any, *, name: str, noise_stddev: float, noise_factor: float = 1.0) -> None:
-        """Wrap a query; raise UsageError unless it aggregates by summing.
+    def __init__(
+        self,
+        build: QueryBuilder,
+        request: QueryRequest,
+        *,
+        name: str,
+        noise_factor: float = 1.0,
+        stated: EventOfRound | None = None,
+    ) -> None:
+        """Take charge of a query.
 
         Args:
-            query: a tensorflow_privacy DPQuery.
+            build: returns the query for a request.
+            request: clip norm, noise and expected contributions; width and seed are filled in by `start`.
             name: the name for the ledger.
-            noise_stddev: the standard deviation that the query promises per coordinate.
             noise_factor: planted fault of demonstrations; scales the noise that is really added.
+            stated: the event of each round, for a query that returns an UnsupportedDpEvent; without it, that is an
+                error.
         """
-        base = import_queries().dp_query.SumAggregationDPQuery
-        if not isinstance(query, base):
-            raise UsageError(
-                f"the aggregator needs a query that sums (SumAggregationDPQuery); got {type(query).__name__}."
-            )
-        self._query = query
-        self._state = query.initial_global_state()
-        self._params = query.derive_sample_params(self._state)
-        self._name, self._noise_stddev, self._noise_factor = name, noise_stddev, noise_factor
-        self._preprocessed_sum = self._compile()
-        self._next_draw: tuple[int, int] | None = None
+        _validate.positive(noise_factor=noise_factor)
+        self._build, self._request, self._name = build, request, name
+        self._noise_factor, self._stated = noise_factor, stated
+        self._query: Any = None
+        self._width = -1
 
     @property
     def name(self) -> str:
@@ -125,23 +101,92 @@ class QueryAggregator:
         return f"tensorflow Philox4x32, tf.random.set_seed from (root, 'noise-span', round // {_SPAN}, attempt)"
 
     @property
-    def noise_stddev(self) -> float:
-        """Promised standard deviation per coordinate of the sum."""
-        return self._noise_stddev
+    def noise_stddev(self) -> float | None:
+        """Promised standard deviation per coordinate of the first sum, if the query's state or event says it."""
+        query = self._built(self._request)
+        return tfp_state.noise_stddev(query.initial_global_state())
+
+    def _built(self, request: QueryRequest) -> Any:
+        query, base = self._build(request), import_queries().dp_query.SumAggregationDPQuery
+        if not isinstance(query, base):
+            raise UsageError(
+                f"the aggregator needs a query that sums (SumAggregationDPQuery); {self._name} gives "
+                f"{type(query).__name__}."
+            )
+        return query
+
+    def start(self, *, width: int, root: int) -> State:
+        """Return the query's initial global state as arrays; build and compile the query for this width.
+
+        Raises: UsageError when the query fails, or is not fit for a server; UnsupportedEvent when nobody says what a
+            round of it costs.
+        """
+        try:
+            return self._start(width, root)
+        except DpauditError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise UsageError(
+                f"the query of aggregator {self._name!r} cannot be used: {type(error).__name__}: {reason}. It must "
+                f"take float vectors of {width} numbers, and draw noise from a seed (QueryRequest.seed), not from the "
+                "clock."
+            ) from error
+
+    def _start(self, width: int, root: int) -> State:
+        import tensorflow as tf
+
+        seed = int(_rng.stream(root, "query-seed").integers(2**62))
+        query = self._built(replace(self._request, width=width, seed=seed))
+        initial = query.initial_global_state()
+        if width != self._width:
+            self._query, self._structure = query, initial
+            self._empty = query.initial_sample_state(tf.zeros(width, tf.float32))
+            tfp_state.check_sample(query, self._empty, width=width)
+            self._preprocessed_sum = self._compile()
+            self._fresh_noise = self._probe()
+            self._width = width
+        state = tfp_state.to_arrays(query, initial)
+        return {**state, _PREVIOUS: np.zeros(width)} if tfp_state.is_cumulative(query) else state
+
+    def _probe(self) -> bool:
+        """Return whether a round's noise is drawn in that round, so that another seed gives other noise.
+
+        Raises: UnsupportedEvent, before anything is trained, when nobody says what a round costs.
+        """
+        import tensorflow as tf
+
+        def draw(seed: int) -> NDArray[Any]:
+            tf.random.set_seed(seed)
+            result, _, event = self._query.get_noised_result(self._empty, self._structure)
+            self._event(event, 0)
+            return np.asarray(result)
+
+        QueryAggregator._position = None
+        first = draw(1)
+        return not first.any() or not np.array_equal(first, draw(2))
+
+    def _event(self, event: Any, number: int) -> events.Event:
+        """Return the cost of a round: what the query says, or what was stated for a query that does not know."""
+        return self._stated(number) if self._stated is not None and is_unsupported(event) else translate(event)
+
+    def _global_state(self, state: State) -> Any:
+        return tfp_state.from_arrays(self._structure, state)
 
     def _compile(self) -> Any:
         import tensorflow as tf
 
-        def one(row: Any) -> Any:
-            return self._query.preprocess_record(self._params, row)
+        def preprocessed_sum(rows: Any, params: Any) -> Any:
+            each = tf.vectorized_map(lambda row: self._query.preprocess_record(params, row), rows)
+            return tf.nest.map_structure(lambda part: tf.reduce_sum(part, axis=0), each)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32)])  # type: ignore[untyped-decorator]
-        def preprocessed_sum(rows: Any) -> Any:
-            return tf.nest.map_structure(lambda part: tf.reduce_sum(part, axis=0), tf.vectorized_map(one, rows))
+        return tf.function(preprocessed_sum, reduce_retracing=True)
 
-        return preprocessed_sum
+    def clip_norm_of(self, state: State) -> float:
+        """Return the clip norm that the query's state names, or the configured one."""
+        return tfp_state.clip_norm(self._global_state(state)) or self._request.clip_norm
 
-    def clipped_sum(self, rows: Matrix) -> Vector:
+    def clipped_sum(self, rows: Matrix, *, width: int, state: State) -> Vector:
         """Return the sum of the preprocessed rows, all rows in one graph call.
 
         A row so long that its squared norm overflows float32 (where TensorFlow's clip returns NaN) is first
@@ -150,64 +195,102 @@ class QueryAggregator:
         import tensorflow as tf
 
         if not len(rows):
-            return np.zeros(rows.shape[1])
+            return tfp_state.flatten_sample(self._empty)
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         if norms.max() > _HUGE:
             rows = (rows * (_HUGE / np.maximum(norms, _HUGE))[:, None]).astype(np.float32)
-        state = self._query.initial_sample_state(tf.zeros(rows.shape[1], tf.float32))
-        state = self._query.accumulate_preprocessed_record(state, self._preprocessed_sum(tf.constant(rows)))
-        if not tf.is_tensor(state):
-            raise UsageError(
-                f"the query {type(self._query).__name__} accumulates more than one vector, which has no place here."
-            )
-        return np.asarray(state, dtype=np.float64)
+        if rows.shape[1] < width:
+            rows = np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+        params = self._query.derive_sample_params(self._global_state(state))
+        total = self._preprocessed_sum(tf.constant(rows, tf.float32), params)
+        return tfp_state.flatten_sample(self._query.accumulate_preprocessed_record(self._empty, total))
 
     def _seek(self, root: int, number: int, attempt: int) -> None:
-        """Bring TensorFlow's eager generator to the draw of (round, attempt)."""
+        """Bring TensorFlow's eager generator to the draws of (round, attempt)."""
         import tensorflow as tf
 
-        if attempt or self._next_draw != (root, number) or number % _SPAN == 0:
+        if attempt or QueryAggregator._position != (id(self), root, number) or number % _SPAN == 0:
             span = (number // _SPAN,) if not attempt else (number, attempt)
             tf.random.set_seed(int.from_bytes(_rng.stream(root, "noise-span", *span).bytes(16), "big"))
             for _ in range(0 if attempt else number % _SPAN):
-                self._query.get_noised_result(tf.zeros(1), self._state)
-        self._next_draw = None if attempt else (root, number + 1)
+                self._query.get_noised_result(self._empty, self._structure)
+        QueryAggregator._position = None if attempt else (id(self), root, number + 1)
 
-    def noised(self, total: Vector, *, root: int, number: int, attempt: int) -> Noised:
-        """Let the query noise the sum; record what it says that this cost."""
-        import tensorflow as tf
+    def noised(self, total: Vector, *, state: State, root: int, number: int, attempt: int) -> Noised:
+        """Let the query noise the sum; record what it says that this cost.
 
-        self._seek(root, number, attempt)
-        before = tf.constant(total, dtype=tf.float32)
-        result, state, event = self._query.get_noised_result(before, self._state)
-        if not _same(state, self._state):
+        Raises: UnsupportedEvent when nobody says what it cost; UsageError when noise that is part of the query's
+            state would have to be drawn afresh.
+        """
+        if attempt and not self._fresh_noise:
             raise UsageError(
-                f"the state of {type(self._query).__name__} changes from round to round and would not survive a "
-                "resume; use a query with a fixed state."
+                f"round {number} cannot be reproduced to the bit here, and the noise of {self._name} is fixed when the "
+                "run starts: showing it on another sum would reveal their difference. Resume where the run was made "
+                "(same machine, same libraries); what was released until now stays accounted for in the ledger."
             )
-        vector = np.asarray(result, dtype=np.float64)
+        self._seek(root, number, attempt)
+        before = self._global_state(state)
+        result, after, event = self._query.get_noised_result(tfp_state.unflatten_sample(self._empty, total), before)
+        vector = np.asarray(result, dtype=np.float64) * tfp_state.denominator(before)
+        memory = tfp_state.to_arrays(self._query, after)
+        if _PREVIOUS in state:
+            memory, vector = {**memory, _PREVIOUS: vector}, vector - state[_PREVIOUS]
         if self._noise_factor != 1.0:
-            clear = np.asarray(before, dtype=np.float64)
+            clear = total[: vector.size]
             vector = clear + self._noise_factor * (vector - clear)
-        return Noised(vector=vector, event=translate(event))
+        stddev = tfp_state.noise_stddev(before)
+        return Noised(vector=vector, event=self._event(event, number), noise_stddev=stddev, state=memory)
 
 
-def _same(new: Any, old: Any) -> bool:
-    import tensorflow as tf
+def _gaussian(request: QueryRequest) -> Any:
+    """Return a GaussianSumQuery whose float32 ratio of noise to clip norm is not below the request's.
 
-    pairs = zip(tf.nest.flatten(new), tf.nest.flatten(old), strict=True)
-    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
-
-
-def gaussian_sum_query(*, clip_norm: float, noise_multiplier: float, noise_factor: float = 1.0) -> QueryAggregator:
-    """Return tensorflow-privacy's GaussianSumQuery as an aggregator.
-
-    The query keeps float32 numbers. Its standard deviation is the smallest float32 whose ratio to the clip norm, as
-    the query computes it, is not below `noise_multiplier`; rounding down would spend more than was calibrated.
+    Rounding down would spend more than was calibrated.
     """
-    queries = import_queries()
-    stddev, clip = np.float32(noise_multiplier * clip_norm), np.float32(clip_norm)
-    while float(stddev / clip) < noise_multiplier:
+    stddev, clip = np.float32(request.noise_multiplier * request.clip_norm), np.float32(request.clip_norm)
+    while float(stddev / clip) < request.noise_multiplier:
         stddev = np.nextafter(stddev, np.float32(np.inf))
-    query = queries.gaussian_query.GaussianSumQuery(l2_norm_clip=float(clip), stddev=float(stddev))
-    return QueryAggregator(query, name="tfp-gaussian", noise_stddev=float(stddev), noise_factor=noise_factor)
+    return import_queries().gaussian_query.GaussianSumQuery(l2_norm_clip=float(clip), stddev=float(stddev))
+
+
+def _adaptive_clip(request: QueryRequest) -> Any:
+    """Return a QuantileAdaptiveClipSumQuery that tracks the median norm (Andrew et al., arXiv:1905.03871).
+
+    The request's noise multiplier z is split as in Theorem 1 there: the count of unclipped contributions (sensitivity
+    1/2) gets noise sigma_b, the sum (z^-2 - (2 sigma_b)^-2)^(-1/2). sigma_b is a twentieth of the expected cohort, as
+    they advise, and at least z, so that the sum's noise grows by 16 % at most.
+    """
+    z = request.noise_multiplier
+    count = max(request.expected / 20, z)
+    # A margin of two float32 roundings, so that the recorded noise is never below what was calibrated.
+    multiplier = (1 + 2**-21) / np.sqrt(z**-2 - (2 * count) ** -2)
+    return import_queries().quantile_adaptive_clip_sum_query.QuantileAdaptiveClipSumQuery(
+        initial_l2_norm_clip=request.clip_norm,
+        noise_multiplier=float(multiplier),
+        target_unclipped_quantile=0.5,
+        learning_rate=0.2,
+        clipped_count_stddev=float(count * (1 + 2**-21)),
+        expected_num_records=request.expected,
+    )
+
+
+QUERIES: dict[str, QueryBuilder] = {"tfp-gaussian": _gaussian, "tfp-adaptive-clip": _adaptive_clip}
+"""The queries that the configuration knows by name."""
+
+
+def query_from(name: str, request: QueryRequest, *, noise_factor: float = 1.0) -> QueryAggregator:
+    """Return the aggregator of a configured name: one of `QUERIES`, or `module:function` (QueryRequest to DPQuery).
+
+    Raises: UsageError when the function cannot be imported or fails.
+    """
+    if name in QUERIES:
+        return QueryAggregator(QUERIES[name], request, name=name, noise_factor=noise_factor)
+    function = load_object(name)
+
+    def build(wanted: QueryRequest) -> Any:
+        try:
+            return function(wanted)
+        except Exception as error:
+            raise UsageError(f"training.aggregator = {name!r} failed: {type(error).__name__}: {error}") from error
+
+    return QueryAggregator(build, request, name=name, noise_factor=noise_factor)

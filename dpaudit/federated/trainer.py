@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpaudit import __version__, _rng, _validate
 from dpaudit.config import RunConfig
@@ -22,7 +21,7 @@ from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.run_files import MODEL, RESULT
-from dpaudit.federated.sampling import Population
+from dpaudit.federated.sampling import Population, expected_contributions
 from dpaudit.federated.server import Plan, Server
 from dpaudit.records import Unit
 
@@ -80,6 +79,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         },
         "clip_norm": training.clip_norm,
         "noise_stddev": aggregator.noise_stddev,
+        **sum_noise(aggregator, training.clip_norm),
         "denominator": plan.denominator,
         "units": plan.population.units,
         "clients": plan.population.clients,
@@ -91,6 +91,12 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "data_commitment": data_commitment(data.train, root=plan.root),
         "versions": _versions(),
     }
+
+
+def sum_noise(aggregator: Aggregator, clip_norm: float) -> dict[str, float]:
+    """Return the noise multiplier of the sum as a fact, if the aggregator says it."""
+    stddev = aggregator.noise_stddev
+    return {} if stddev is None else {"sum_noise_multiplier": stddev / clip_norm}
 
 
 @contextmanager
@@ -147,6 +153,9 @@ def train(
     population = population_of(config, data)
     clients.deterministic_tensorflow()
     model = models.build_model(config.model, data.train.x.shape[1:], data.train.classes, root=root)
+    weights = models.get_weights(model)
+    aggregator = _make_aggregator(config, population, noise_multiplier=noise_multiplier)
+    aggregator.start(width=weights.size + config.canaries.count, root=root)  # an unfit one is refused here
     going_on = claim(out, Identity.of(config, root=root, noise_multiplier=noise_multiplier), resume=resume)
     if going_on and (out / RESULT).is_file():
         progress(config.training.rounds, config.training.rounds)
@@ -155,9 +164,18 @@ def train(
     runner = engine.make_engine(functions, data.train, config.training, root=root)
     fakes = canary.make_canaries(config.canaries, population, root=root)
     plan = Plan(training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction)
-    journal = Journal(out, parameters=runner.parameters, canaries=fakes, clip_norm=config.training.clip_norm)
+    journal = Journal(out, parameters=runner.parameters, canaries=fakes)
     facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "clipping_path": runner.clipping_path}
-    server = _open_server(config, data, plan, journal, facts=facts, weights=models.get_weights(model))
+    ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
+    journal.describe(clients=population.clients, units=population.units, rounds=config.training.rounds)
+    server = Server(
+        plan,
+        aggregator=aggregator,
+        optimizer=make_optimizer(config.training),
+        weights=weights,
+        ledger=ledger,
+        on_draw=journal.draw,
+    )
     _rounds(server, runner, journal, config, first=_restore(server, journal), progress=progress)
     models.set_weights(model, server.weights)
     models.save_model(model, out / MODEL)
@@ -165,31 +183,13 @@ def train(
     journal.finish(rounds=config.training.rounds, holdout_accuracy=float(right.mean()))
 
 
-def _open_server(
-    config: RunConfig,
-    data: FederatedData,
-    plan: Plan,
-    journal: Journal,
-    *,
-    facts: Mapping[str, Any],
-    weights: NDArray[np.float64],
-) -> Server:
-    """Return the server with its ledger open, after the ledger's header has been checked against the data."""
-    aggregator = make_aggregator(
-        plan.training.aggregator,
-        clip_norm=plan.training.clip_norm,
-        noise_multiplier=facts["noise_multiplier"],
+def _make_aggregator(config: RunConfig, population: Population, *, noise_multiplier: float) -> Aggregator:
+    return make_aggregator(
+        config.training.aggregator,
+        clip_norm=config.training.clip_norm,
+        noise_multiplier=noise_multiplier,
         noise_factor=config.demonstration.noise_factor,
-    )
-    ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
-    journal.describe(clients=plan.population.clients, units=plan.population.units, rounds=plan.training.rounds)
-    return Server(
-        plan,
-        aggregator=aggregator,
-        optimizer=make_optimizer(plan.training),
-        weights=weights,
-        ledger=ledger,
-        on_draw=journal.draw,
+        expected=expected_contributions(config.training, population),
     )
 
 
@@ -198,13 +198,21 @@ def _restore(server: Server, journal: Journal) -> int:
     checkpoint = journal.load_checkpoint()
     if checkpoint is not None:
         server.weights, server.optimizer.state = checkpoint.weights, checkpoint.optimizer
+        server.aggregator_state = checkpoint.aggregator
     done = checkpoint.rounds if checkpoint is not None else 0
     journal.cut_back(done)
     return done
 
 
 def _save(server: Server, journal: Journal, rounds: int) -> None:
-    journal.save_checkpoint(Checkpoint(rounds=rounds, weights=server.weights, optimizer=server.optimizer.state))
+    journal.save_checkpoint(
+        Checkpoint(
+            rounds=rounds,
+            weights=server.weights,
+            optimizer=server.optimizer.state,
+            aggregator=server.aggregator_state,
+        )
+    )
 
 
 def _rounds(

@@ -18,8 +18,8 @@ def check_ledger(
 
     * `ledger.rounds`: rounds are numbered without gaps, attempts within a round too, and there are `rounds_run`;
     * `ledger.draws`: one event for each draw of noise (left out when `noise_draws` is None);
-    * `ledger.noise`: every round's `noise_stddev` is the header's noise multiplier times the clip norm, and no event
-      counts on more noise than that;
+    * `ledger.noise`: every round's `noise_stddev` is the header's noise multiplier of the sum times the round's clip
+      norm, and no event counts on more noise than that;
     * `ledger.denominator`: every round was divided by the same public number.
 
     Events without a `round` (releases accounted for elsewhere) are not rounds and are left alone. What the ledger
@@ -92,6 +92,11 @@ def gaussian_noise(event: ev.Event | None) -> list[float]:
     return gaussian_noise(inner) if inner is not None else []
 
 
+def _effective(multipliers: Sequence[float]) -> float:
+    """Return the noise multiplier of the one Gaussian that Gaussians on the same units compose to."""
+    return 0.0 if min(multipliers) <= 0 else 1 / math.sqrt(sum(z**-2 for z in multipliers))
+
+
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -100,18 +105,23 @@ def _number(value: object) -> float | None:
 
 def _noise(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult:
     check = "ledger.noise"
-    multiplier, clip = _number(ledger.facts.get("noise_multiplier")), _number(ledger.facts.get("clip_norm"))
-    if multiplier is None or clip is None or clip <= 0:
+    multiplier = _number(ledger.facts.get("sum_noise_multiplier", ledger.facts.get("noise_multiplier")))
+    first_clip = _number(ledger.facts.get("clip_norm"))
+    if multiplier is None or first_clip is None or first_clip <= 0:
         return _result(check, None, "the ledger's header does not give noise_multiplier and clip_norm.")
     for entry in entries:
         line, stddev, counted = entry.seq + 1, _number(entry.facts.get("noise_stddev")), gaussian_noise(entry.event)
-        if stddev is None or not counted:
-            return _result(check, None, f"ledger line {line} does not give noise_stddev, or records no Gaussian event.")
+        clip = _number(entry.facts.get("clip_norm", first_clip))
+        if stddev is None or clip is None or clip <= 0 or not counted:
+            return _result(check, None, f"ledger line {line} lacks noise_stddev, clip_norm or a Gaussian event.")
         if abs(stddev - multiplier * clip) > TOLERANCE * multiplier * clip:
             detail = f"ledger line {line}: noise_stddev {stddev:.6g}, but {multiplier:.6g} x {clip:.6g} was promised."
             return _result(check, False, detail, n=len(entries))
-        if max(counted) * clip > stddev * (1 + TOLERANCE):
-            detail = f"ledger line {line} counts on noise multiplier {max(counted):.6g}; {stddev / clip:.6g} was added."
+        if _effective(counted) * clip > stddev * (1 + TOLERANCE):
+            detail = (
+                f"ledger line {line} counts on noise multiplier {_effective(counted):.6g}; "
+                f"{stddev / clip:.6g} was added."
+            )
             return _result(check, False, detail, n=len(entries))
     return _result(
         check, True, f"noise of {multiplier:.6g} clip norms in each of {len(entries)} events.", n=len(entries)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2
 
-from dpaudit.errors import DataError, OutputExists, UsageError
+from dpaudit.errors import DataError, OutputExists, UnsupportedEvent, UsageError
 from dpaudit.federated import run_files
 from dpaudit.federated.mechanism import round_event
 from dpaudit.federated.run_files import load_canary_participation, load_coins, load_participation, open_run
@@ -198,6 +198,73 @@ def test_resume_in_an_empty_folder_starts_and_parts_of_a_run_are_refused(make_co
         go(make_config(), data, tmp_path / "new", resume=True)
 
 
+QUERY = """
+import tensorflow as tf
+from tensorflow_privacy.privacy.dp_query import {module}
+
+def build(request):
+    return {expression}
+"""
+GAUSSIAN = "gaussian_query.GaussianSumQuery(request.clip_norm, request.clip_norm * request.noise_multiplier)"
+TREE = "tree_aggregation_query.TreeResidualSumQuery.build_l2_gaussian_query(1.0, 1.1, tf.TensorSpec([request.width])"
+INTEGERS = "distributed_discrete_gaussian_query"
+ADAPTIVE = "quantile_adaptive_clip_sum_query"
+QUERIES = {
+    "own_average": ("gaussian_query, normalized_query", f"normalized_query.NormalizedQuery({GAUSSIAN}, 3.6)"),
+    "own_clip": (
+        ADAPTIVE,
+        f"{ADAPTIVE}.QuantileAdaptiveClipSumQuery(1.0, 1.1, 0.8, 0.1, 3.0, request.expected, False)",
+    ),
+    "own_mistake": ("gaussian_query", "1 / 0"),
+    "own_clock": ("tree_aggregation_query", f"{TREE})"),
+    "own_tree": ("tree_aggregation_query", f"{TREE}, noise_seed=request.seed)"),
+    "own_integers": (INTEGERS, f"{INTEGERS}.DistributedDiscreteGaussianSumQuery(100, 10)"),
+}
+
+
+@pytest.fixture
+def own_query(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_privacy")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name):
+        module, expression = QUERIES[name]
+        (tmp_path / f"{name}.py").write_text(QUERY.format(module=module, expression=expression))
+        return f"{name}:build"
+
+    return write
+
+
+@pytest.mark.parametrize(("name", "parts"), [("own_average", 1), ("own_clip", 2)])
+def test_any_query_of_the_user_trains_records_its_event_and_resumes(
+    make_config, data, tmp_path, own_query, name, parts
+):
+    config = make_config(client_level=True, training={"aggregator": own_query(name)})
+    whole = go(config, data, tmp_path / "whole")
+    events = [entry.event.event for entry in PrivacyLedger.open(whole.ledger).events()]
+    assert len(events) == 6
+    assert all(len(getattr(event, "events", [event])) == parts for event in events)
+    interrupted_run(config, data, tmp_path / "broken", after=3)
+    go(config, data, tmp_path / "broken", resume=True)
+    same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("own_tree", UnsupportedEvent),
+        ("own_integers", UnsupportedEvent),
+        ("own_clock", UsageError),
+        ("own_mistake", UsageError),
+    ],
+)
+def test_an_unfit_query_is_refused_before_anything_is_written(make_config, data, tmp_path, own_query, name, error):
+    config = make_config(client_level=True, training={"aggregator": own_query(name)})
+    with pytest.raises(error):
+        go(config, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unfinished_run_says_what_was_spent_and_can_be_read(make_config, data, tmp_path):
     interrupted_run(make_config(), data, tmp_path, after=3)
     run = open_run(tmp_path)
@@ -259,12 +326,15 @@ def test_a_crash_at_any_write_then_resume_leaves_the_same_run(make_config, data,
     crash_and_resume(make_config, data, tmp_path, steps=5, client_level=False, aggregator="gaussian")
 
 
-def test_the_same_holds_for_client_level_and_the_aggregator_of_tensorflow_privacy(make_config, data, tmp_path):
-    crash_and_resume(make_config, data, tmp_path, steps=2, client_level=True, aggregator="tfp-gaussian")
+@pytest.mark.parametrize("aggregator", ["tfp-gaussian", "tfp-adaptive-clip"])
+def test_the_same_holds_for_client_level_and_aggregators_of_tensorflow_privacy(make_config, data, tmp_path, aggregator):
+    crash_and_resume(make_config, data, tmp_path, steps=2, client_level=True, aggregator=aggregator)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("client_level", "aggregator"), [(False, "gaussian"), (True, "tfp-gaussian")])
+@pytest.mark.parametrize(
+    ("client_level", "aggregator"), [(False, "gaussian"), (True, "tfp-gaussian"), (False, "tfp-adaptive-clip")]
+)
 def test_fifty_crashes(make_config, data, tmp_path, client_level, aggregator):
     crash_and_resume(make_config, data, tmp_path, steps=50, client_level=client_level, aggregator=aggregator)
 

@@ -55,10 +55,10 @@ def noise(change: Callable[..., np.ndarray]) -> Callable[[Patch], None]:
     def plant(patch: Patch) -> None:
         honest = GaussianSum.noised
 
-        def noised(self: GaussianSum, total: np.ndarray, *, root: int, number: int, attempt: int) -> Noised:
-            right = honest(self, total, root=root, number=number, attempt=attempt)
+        def noised(self: GaussianSum, total: np.ndarray, *, root: int, number: int, **rest: Any) -> Noised:
+            right = honest(self, total, root=root, number=number, **rest)
             wrong = change(right.vector - total, root=root, number=number, parameters=total.size - 1000)
-            return Noised(vector=total + wrong, event=right.event)
+            return dataclasses.replace(right, vector=total + wrong)
 
         patch.setattr(GaussianSum, "noised", noised)
 
@@ -105,7 +105,12 @@ def clip(change: Callable[[np.ndarray, float], np.ndarray]) -> Callable[[Patch],
     """Replace the clipped sum: `change(rows, clip_norm)` returns the sum that is really used."""
 
     def plant(patch: Patch) -> None:
-        patch.setattr(GaussianSum, "clipped_sum", lambda self, rows: change(rows.astype(np.float64), self.clip_norm))
+        def summed(self: GaussianSum, rows: np.ndarray, *, width: int, **_: Any) -> np.ndarray:
+            total = np.zeros(width)
+            total[: rows.shape[1]] = change(rows.astype(np.float64), self.clip_norm)
+            return total
+
+        patch.setattr(GaussianSum, "clipped_sum", summed)
 
     return plant
 
@@ -333,8 +338,8 @@ def a_second_release_in_each_round(patch: Patch) -> None:
 
     def release(self: Any, collected: Any) -> Any:
         found = honest(self, collected)
-        root = self._plan.root + 1
-        again = self._aggregator.noised(collected.total, root=root, number=found.number, attempt=0)
+        place = {"root": self._plan.root + 1, "number": found.number, "attempt": 0}
+        again = self._aggregator.noised(collected.total, state=self.aggregator_state, **place)
         mixed = found.vector.copy()
         mixed[: self.weights.size] = (mixed + again.vector)[: self.weights.size] / 2
         return dataclasses.replace(found, vector=mixed)
@@ -401,8 +406,7 @@ MUTANTS = (
     Mutant(name="noise that cancels", plant=noise(sign_flips), caught_by="DPA007", words="noise.reuse", slow=True),
     Mutant(
         name="overlapping windows of one noise stream", plant=noise(window_slides), caught_by="DPA007",
-        words="noise.reuse", survives="noise.reuse compares rounds coordinate by coordinate only",
-        slow=True,
+        words="noise.overlap",
     ),
     Mutant(name="uniform noise", plant=noise(uniform), caught_by="DPA007", words="noise.shape", slow=True),
     Mutant(
@@ -454,8 +458,8 @@ MUTANTS = (
         words="sampling.example-rate", slow=True,
     ),
     Mutant(
-        name="the engine ignores the cohort", plant=engine_ignores_the_cohort, caught_by="DPA102", words="sampling.",
-        survives="participation is what the engine says, not what it did", slow=True,
+        name="the engine ignores the cohort", plant=engine_ignores_the_cohort, caught_by="DPA102",
+        words="sampling.cohort",
     ),
     Mutant(
         name="unfair coins", plant=canaries_changed(coins=lambda made: np.arange(made.count) % 3 == 0),
