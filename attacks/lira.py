@@ -1,5 +1,6 @@
 """LiRA, the likelihood-ratio attack (Carlini et al. 2022, arXiv:2112.03570, section V), online and offline."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -7,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.attacks import statistics
-from dpaudit.attacks.base import OUTPUTS, REFERENCE_MODELS, Floats, Observed, references_of
+from dpaudit.attacks.base import OUT_MODELS, OUTPUTS, REFERENCE_MODELS, Floats, Observed, references_of
 from dpaudit.errors import DataError
 
 Variance = Literal["auto", "fixed", "per-unit"]
 
 ENOUGH_FOR_OWN_VARIANCE = 32
 """In and out models of every unit from which its own variance is used: the paper's 64 shadow models in halves."""
+
+
+_BLOCK = 2048
 
 
 class Moments(NamedTuple):
@@ -28,9 +32,14 @@ def moments(values: Floats, chosen: NDArray[np.bool_]) -> Moments:
     """Return the moments of `values` (R, units) over the models chosen for each unit; mean 0 where none is."""
     count = np.count_nonzero(chosen, axis=0)
     safe = np.maximum(count, 1)
-    mean = np.einsum("ru,ru->u", values, chosen) / safe
-    centred = (values - mean) * chosen
-    return Moments(count, mean, np.einsum("ru,ru->u", centred, centred))
+    mean, squares = np.empty(values.shape[1]), np.empty(values.shape[1])
+    for start in range(0, values.shape[1], _BLOCK):  # a block of units stays in the cache
+        part = slice(start, start + _BLOCK)
+        kept = chosen[:, part]
+        mean[part] = np.where(kept, values[:, part], 0.0).sum(axis=0) / safe[part]
+        centred = np.where(kept, values[:, part] - mean[part], 0.0)
+        squares[part] = np.einsum("ru,ru->u", centred, centred)
+    return Moments(count, mean, squares)
 
 
 def _pooled_variance(*parts: Moments) -> float:
@@ -83,7 +92,7 @@ def lira_scores(
     inside, outside = moments(reference, reference_in), moments(reference, ~reference_in)
     both = (inside.models > 0) & (outside.models > 0)
     if 2 * np.count_nonzero(both) < len(both):
-        return _offline(target, outside)
+        return _offline(target, outside, variance)
     shift = float((inside.mean - outside.mean)[both].mean())
     mean_in = np.where(inside.models > 0, inside.mean, outside.mean + shift)
     mean_out = np.where(outside.models > 0, outside.mean, inside.mean - shift)
@@ -93,12 +102,40 @@ def lira_scores(
     return np.asarray(log_in - log_out)
 
 
-def _offline(target: Floats, outside: Moments) -> Floats:
-    """Return (phi - mean_out) / sd_out: increasing in 1 - P[Z > phi], without its saturation."""
+def offline_scores(
+    target: Floats, reference: Floats, reference_in: NDArray[np.bool_], *, variance: Variance = "auto"
+) -> Floats:
+    """Return the offline score, from models that never saw the unit: (phi - mean_out) / sd_out.
+
+    Increasing in the paper's 1 - P[Z > phi], without its saturation. Arguments and errors as `lira_scores`; "auto"
+    takes per-unit variances from 32 out models on.
+    """
+    return _offline(target, moments(reference, ~reference_in), variance)
+
+
+def _offline(target: Floats, outside: Moments, variance: Variance) -> Floats:
     missing = int(np.count_nonzero(outside.models == 0))
     if missing:
         raise DataError(f"offline LiRA needs an out model for every unit; {missing} unit(s) have none.")
-    return np.asarray((target - outside.mean) / np.sqrt(_pooled_variance(outside)))
+    fewest = int(outside.models.min())
+    own = variance == "per-unit" or (variance == "auto" and fewest >= ENOUGH_FOR_OWN_VARIANCE)
+    if own and fewest < 2:
+        raise DataError(f"per-unit variances need 2 out models for every unit; one unit has {fewest}.")
+    spread = _positive(outside.squares / (outside.models - 1)) if own else _pooled_variance(outside)
+    return np.asarray((target - outside.mean) / np.sqrt(spread))
+
+
+def _queries(observed: Observed, attack: str) -> Iterator[tuple[Floats, Floats]]:
+    """Yield phi of the target (units,) and of the reference models (R, units), for each query of the records."""
+    logits, _ = references_of(observed, attack)
+    pairs = [(observed.logits, logits)]
+    if observed.augmented_logits is not None and observed.reference_augmented is not None:
+        pairs += [(one, observed.reference_augmented[:, q]) for q, one in enumerate(observed.augmented_logits)]
+    for one, many in pairs:
+        yield (
+            observed.of_units(statistics.logit_confidence(one, observed.labels)),
+            observed.of_units(statistics.reference_logit_confidence(many, observed.labels)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +143,28 @@ class LiraAttack:
     """Compares each unit with reference models trained with and without it."""
 
     variance: Variance = "auto"
+    offline: bool = False
     name: str = "lira"
     threat_model: str = "black box with scores, and models trained by the attacker with and without the records"
     needs: frozenset[str] = frozenset({OUTPUTS, REFERENCE_MODELS})
 
     def score(self, observed: Observed) -> Floats:
-        """Return the log-likelihood ratio of each unit; phi is averaged over a unit's examples per model first."""
-        logits, inside = references_of(observed, self.name)
-        target = observed.of_units(statistics.logit_confidence(observed.logits, observed.labels))
-        reference = observed.of_units(statistics.reference_logit_confidence(logits, observed.labels))
-        return lira_scores(target, reference, inside, variance=self.variance)
+        """Return the log-likelihood ratio of each unit, averaged over the queries of its records.
+
+        phi is averaged over a unit's examples per model first. Several queries (augmented copies) are taken as
+        independent Gaussians, whose log-likelihood ratios add up (section VI.C of the paper).
+        """
+        _, inside = references_of(observed, self.name)
+        function = offline_scores if self.offline else lira_scores
+        found = [function(one, many, inside, variance=self.variance) for one, many in _queries(observed, self.name)]
+        return np.asarray(np.mean(found, axis=0))
+
+
+def offline() -> LiraAttack:
+    """Return LiRA that uses only reference models that never saw the unit."""
+    return LiraAttack(
+        offline=True,
+        name="lira-offline",
+        threat_model="black box with scores, and models trained by the attacker without the records",
+        needs=frozenset({OUTPUTS, REFERENCE_MODELS, OUT_MODELS}),
+    )

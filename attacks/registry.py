@@ -2,14 +2,23 @@
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 
+from dpaudit.attacks import lira, rmia
 from dpaudit.attacks.base import Attack
+from dpaudit.attacks.boundary_distance import BoundaryDistanceAttack
 from dpaudit.attacks.calibrated_loss import CalibratedLossAttack
-from dpaudit.attacks.lira import LiraAttack
+from dpaudit.attacks.entropy import EntropyAttack
+from dpaudit.attacks.gradient_alignment import GradientAlignmentAttack
+from dpaudit.attacks.gradient_norm import GradientNormAttack
+from dpaudit.attacks.label_robustness import LabelRobustnessAttack
 from dpaudit.attacks.loss import LossAttack
 from dpaudit.attacks.margin import ConfidenceMarginAttack
 from dpaudit.attacks.modified_entropy import ModifiedEntropyAttack
+from dpaudit.attacks.population import PopulationAttack
+from dpaudit.attacks.quantile import QuantileAttack
+from dpaudit.attacks.trained import TrainedAttack
 from dpaudit.errors import UsageError
 
 GROUP = "dpaudit.attacks"
@@ -18,11 +27,23 @@ GROUP = "dpaudit.attacks"
 Factory = Callable[[], Attack]
 
 _FACTORIES: dict[str, Factory] = {
+    "boundary-distance": BoundaryDistanceAttack,
     "calibrated-loss": CalibratedLossAttack,
     "confidence-margin": ConfidenceMarginAttack,
-    "lira": LiraAttack,
+    "entropy": EntropyAttack,
+    "gradient-alignment": GradientAlignmentAttack,
+    "gradient-norm": GradientNormAttack,
+    "label-robustness": LabelRobustnessAttack,
+    "lira": lira.LiraAttack,
+    "lira-offline": lira.offline,
     "loss": LossAttack,
     "modified-entropy": ModifiedEntropyAttack,
+    "population": PopulationAttack,
+    "quantile": QuantileAttack,
+    "rmia": rmia.RmiaAttack,
+    "rmia-offline": rmia.offline,
+    "trained-boosting": partial(TrainedAttack, "boosting"),
+    "trained-logistic": partial(TrainedAttack, "logistic"),
 }
 
 

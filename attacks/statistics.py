@@ -74,3 +74,10 @@ def _log_one_minus(log_p: Floats) -> Floats:
     np.put_along_axis(others, largest, -np.inf, axis=1)
     np.put_along_axis(plain, largest, logsumexp(others, axis=1)[:, None], axis=1)
     return np.asarray(plain)
+
+
+def entropy(logits: NDArray[np.floating]) -> Floats:
+    """Return the Shannon entropy of the predicted probabilities in nats, shape (n,)."""
+    wide = np.asarray(logits, dtype=np.float64)
+    log_p = wide - logsumexp(wide, axis=1, keepdims=True)
+    return np.asarray(-(np.exp(log_p) * log_p).sum(axis=1))

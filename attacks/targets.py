@@ -1,6 +1,6 @@
-"""Models to query: a Keras 3 file, a run folder, or any callable `module:function`."""
+"""Models to query: files of Keras 3, TensorFlow, LiteRT and ONNX, a run folder, or any callable `module:function`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit._objects import is_object_name, load_object
+from dpaudit.attacks import target_files
 from dpaudit.attacks.files import Examples
 from dpaudit.attacks.outputs import as_logits
 from dpaudit.errors import DataError, MissingDependency, UsageError
@@ -15,41 +16,58 @@ from dpaudit.errors import DataError, MissingDependency, UsageError
 Model = Callable[[NDArray[Any]], Any]
 
 
-def needs_keras(target: str) -> bool:
-    """Return whether a target is a Keras model (a file, or a folder that holds one)."""
-    return _keras_path(target) is not None
+def needs_tensorflow(target: str) -> bool:
+    """Return whether TensorFlow is needed to open a target (which the command line loads quietly, first)."""
+    return keras_path(target) is not None or _is_saved_model(target)
 
 
-def _keras_path(target: str) -> Path | None:
+def keras_path(target: str) -> Path | None:
+    """Return the Keras file of a target, or of a folder of a run; None for targets of other kinds."""
     path = Path(target)
-    path = path / "model.keras" if path.is_dir() else path
+    if path.is_dir() and not _is_saved_model(target):
+        path = path / "model.keras"
     return path if path.suffix == ".keras" else None
+
+
+def _is_saved_model(target: str) -> bool:
+    return (Path(target) / "saved_model.pb").is_file()
 
 
 def load_target(target: str, *, batch_size: int = 1024) -> Model:
     """Return a function from records to outputs.
 
     Args:
-        target: path of a `.keras` file, of a folder that holds `model.keras`, or `module:function` (imported with
-            the current folder on the path), a callable that takes x and returns logits or probabilities.
-        batch_size: records per call of a Keras model.
+        target: path of a `.keras`, `.tflite` or `.onnx` file, of a SavedModel folder, of a folder that holds
+            `model.keras`, or `module:function` (imported with the current folder on the path), a callable that takes
+            x and returns logits or probabilities.
+        batch_size: records per call of a model file.
 
     Raises:
         UsageError: neither a file nor a callable.  DataError: an unreadable model.
-        MissingDependency: a Keras file without Keras installed.
+        MissingDependency: what opens the file is not installed.
     """
-    path = _keras_path(target)
+    path = keras_path(target)
     if path is not None:
-        return _keras(path, batch_size)
+        model = load_keras(path)
+        return lambda x: model.predict(x, batch_size=batch_size, verbose=0)
+    if _is_saved_model(target):
+        return target_files.saved_model(Path(target), batch_size=batch_size)
+    openers = {".tflite": target_files.litert, ".onnx": target_files.onnx}
+    suffix = Path(target).suffix
+    if suffix in openers:
+        if not Path(target).is_file():
+            raise DataError(f"there is no model file {target}.")
+        return openers[suffix](Path(target), batch_size=batch_size)
     if is_object_name(target):
         return _callable(target)
     raise UsageError(
-        f"the target {target!r} must be a .keras file, a folder with model.keras, module:function, or an .npz, .csv or "
-        ".parquet file of outputs."
+        f"the target {target!r} must be a .keras, .tflite or .onnx file, a SavedModel folder, a folder with "
+        "model.keras, module:function, or an .npz, .csv or .parquet file of outputs."
     )
 
 
-def _keras(path: Path, batch_size: int) -> Model:
+def load_keras(path: Path) -> Any:
+    """Load a .keras file; raise DataError or MissingDependency."""
     if not path.is_file():
         raise DataError(f"there is no model file {path}.")
     try:
@@ -57,10 +75,9 @@ def _keras(path: Path, batch_size: int) -> Model:
     except ImportError as error:
         raise MissingDependency("a .keras model needs Keras: pip install 'dpaudit[train]'.") from error
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise DataError(f"{path} cannot be loaded as a Keras model: {error}") from error
-    return lambda x: model.predict(x, batch_size=batch_size, verbose=0)
 
 
 def _callable(target: str) -> Model:
@@ -70,15 +87,33 @@ def _callable(target: str) -> Model:
     return found  # type: ignore[no-any-return]
 
 
-def query(model: Model, sides: tuple[Examples, Examples], *, kind: str = "auto") -> NDArray[np.float64]:
-    """Query a model with members and then non-members; return logits (n, classes) in that order.
+def query(model: Model, sides: Sequence[Examples], *, kind: str = "auto") -> NDArray[np.float64]:
+    """Query a model with the records of each side in turn; return logits (n, classes) in that order.
 
     Raises: DataError when the model raises, or returns something of the wrong shape or without finite values.
     """
     raw = [_ask(model, side.x) for side in sides]
-    if raw[0].shape[1:] != raw[1].shape[1:]:
-        raise DataError(f"the model returned shapes {raw[0].shape} and {raw[1].shape} for members and non-members.")
+    shapes = {one.shape[1:] for one in raw}
+    if len(shapes) > 1:
+        raise DataError(f"the model returned rows of shapes {sorted(shapes)} for the files of records.")
     return as_logits(np.concatenate(raw), kind=kind)
+
+
+def query_records(model: Model, x: NDArray[Any], *, kind: str = "auto") -> NDArray[np.float64]:
+    """Query a model with records; return logits (n, classes). Raises as `query`."""
+    return as_logits(_ask(model, x), kind=kind)
+
+
+def label_oracle(model: Model, *, kind: str = "auto") -> Callable[[NDArray[Any]], NDArray[np.int64]]:
+    """Return a function from records to predicted classes: all that a label-only attacker may ask."""
+
+    def predicted(x: NDArray[Any]) -> NDArray[np.int64]:
+        outputs = _ask(model, x)
+        if outputs.ndim == 1 or outputs.shape[1] == 1:  # the positive class alone: its sign needs the scale
+            outputs = as_logits(outputs, kind=kind)
+        return np.asarray(outputs.argmax(axis=1), dtype=np.int64)
+
+    return predicted
 
 
 def _ask(model: Model, x: NDArray[Any]) -> NDArray[Any]:

@@ -46,12 +46,12 @@ def main():
     print(
         json.dumps({"name": "constructor", "seconds": round(construction, 4), "epsilon": None, "note": ""}), flush=True
     )
-    measure("Steinke: epsilon_one_run(.05, 1e-5)", lambda: auditor.epsilon_one_run(0.05, 1e-5))
-    measure("f-DP: epsilon_one_run_fdp(.05, 1e-5)", lambda: auditor.epsilon_one_run_fdp(0.05, 1e-5))
-    measure("epsilon_clopper_pearson(.05, 1e-5)", lambda: auditor.epsilon_clopper_pearson(0.05, 1e-5))
-    measure("epsilon_from_gdp(.05, 1e-5)", lambda: auditor.epsilon_from_gdp(0.05, 1e-5))
+    measure("Steinke", lambda: auditor.epsilon_one_run(0.05, 1e-5))
+    measure("f-DP", lambda: auditor.epsilon_one_run_fdp(0.05, 1e-5))
+    measure("Clopper-Pearson", lambda: auditor.epsilon_clopper_pearson(0.05, 1e-5))
+    measure("Gaussian (mu)", lambda: auditor.epsilon_from_gdp(0.05, 1e-5))
     boot = auditing.BootstrapParams(seed=0)
-    measure("attack_auroc(BootstrapParams(1000))", lambda: auditor.attack_auroc(bootstrap_params=boot))
+    measure("AUC with 1,000-fold bootstrap", lambda: auditor.attack_auroc(bootstrap_params=boot))
 
 
 if __name__ == "__main__":

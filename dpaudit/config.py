@@ -18,7 +18,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
-AGGREGATORS = ("gaussian", "tfp-gaussian", "tfp-adaptive-clip")
+AGGREGATORS = ("gaussian", "tfp-gaussian", "tfp-adaptive-clip", "tfp-tree")
 
 
 def _known_aggregator(name: str) -> str:
@@ -33,6 +33,8 @@ def _known_aggregator(name: str) -> str:
 
 
 Aggregator = Annotated[str, AfterValidator(_known_aggregator)]
+Algorithm = Literal["dp-fedsgd", "dp-fedavg", "dp-ftrl"]
+Sampler = Literal["poisson", "poisson-padded", "without-replacement", "shuffle"]
 CanaryMethod = Literal["one-run", "one-run-fdp", "one-run-max", "mean-shift", "per-step"]
 
 
@@ -71,7 +73,8 @@ class DataSection(Section):
     """Where the examples come from: a bundled real data set, the IoT generator, or a file."""
 
     source: str
-    """`digits`, `iot`, or the path of an .npz (x, y, optional client), .csv or .parquet file."""
+    """`digits`, `iot`, the path of an .npz (x, y, optional client), .csv or .parquet file, or `module:function`, which
+    returns a `tf.data.Dataset` or arrays."""
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the units kept out of training: test set and non-members of the attacks."""
     label: str = "label"
@@ -85,6 +88,8 @@ class PartitionSection(Section):
     kind: Literal["iid", "dirichlet", "by-client"] = "dirichlet"
     clients: Count | None = None
     alpha: Positive = 0.5
+    max_examples_per_client: Count | None = None
+    """User-level bound on contributions: of a client with more examples, so many are kept, at random."""
 
 
 class ModelSection(Section):
@@ -97,10 +102,14 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """The algorithm, its sampling and its noise."""
 
-    algorithm: Literal["dp-fedsgd", "dp-fedavg"]
+    algorithm: Algorithm
     rounds: Count
     client_sampling_rate: Rate
     example_sampling_rate: Rate = 1.0
+    sampler: Sampler = "poisson"
+    """How units are chosen; see docs/sampling.md. dp-ftrl goes through its clients in shuffled batches ("shuffle")."""
+    cohort_limit: Count | None = None
+    """Largest cohort of `poisson-padded`, canaries included; larger ones are cut at random, which is accounted for."""
     clip_norm: Positive = 1.0
     noise_multiplier: Positive | Literal["calibrate"] = "calibrate"
     aggregator: Aggregator = "gaussian"
@@ -113,6 +122,50 @@ class TrainingSection(Section):
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of sampled clients that fail to answer (simulated, as real fleets do)."""
     checkpoint_every: Count = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_of_algorithm(cls, body: object) -> object:
+        if isinstance(body, dict) and body.get("algorithm") == "dp-ftrl":
+            return {"sampler": "shuffle", **body}
+        return body
+
+    @property
+    def protects_clients(self) -> bool:
+        """Whether the unit of privacy is the client (else the example)."""
+        return self.algorithm != "dp-fedsgd"
+
+    @property
+    def unit_rate(self) -> float:
+        """Rate of the coin of the protected unit: per client, or per example."""
+        return self.client_sampling_rate if self.protects_clients else self.example_sampling_rate
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Batches that one pass of the sampler `shuffle` is cut into."""
+        return max(1, round(1 / self.unit_rate))
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        if self.algorithm == "dp-ftrl" and self.sampler != "shuffle":
+            raise ValueError('dp-ftrl needs training.sampler = "shuffle": each client at most once per tree')
+        if self.algorithm == "dp-ftrl" and self.aggregator not in ("gaussian", "tfp-tree"):
+            raise ValueError('dp-ftrl needs training.aggregator = "gaussian" (our tree) or "tfp-tree"')
+        if self.algorithm != "dp-ftrl" and self.aggregator == "tfp-tree":
+            raise ValueError('training.aggregator = "tfp-tree" belongs to training.algorithm = "dp-ftrl"')
+        if (self.cohort_limit is None) == (self.sampler == "poisson-padded"):
+            raise ValueError('training.cohort_limit belongs to training.sampler = "poisson-padded", which needs it')
+        if self.sampler == "shuffle" and abs(self.unit_rate * self.batches_per_pass - 1) > 0.02:
+            raise ValueError(
+                f"a pass is cut into whole batches: the sampling rate must be 1 / k (such as "
+                f"{1 / self.batches_per_pass:.6g}), got {self.unit_rate:g}"
+            )
+        if self.sampler != "poisson" and not self.protects_clients and self.client_sampling_rate != 1.0:
+            raise ValueError(
+                f"training.sampler = {self.sampler!r} chooses examples among those of all clients; at example level "
+                "training.client_sampling_rate must be 1"
+            )
+        return self
 
 
 class CanarySection(Section):
@@ -132,6 +185,10 @@ class AuditSection(Section):
     """Guesses of the one-run methods; None applies the pre-registered rule, which never looks at scores."""
     attacks: tuple[str, ...] = ("loss", "lira")
     reference_models: Annotated[int, Field(ge=0, le=1024)] = 8
+    augmented_queries: Annotated[int, Field(ge=0, le=64)] = 0
+    """Altered copies of every record that LiRA and RMIA query beside the record itself."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Blocks of reference models that are trained at a time."""
     detect_factor: Annotated[float, Field(gt=1)] = 2.0
     power_trials: Count = 50
 
@@ -160,14 +217,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _unit_fits_algorithm(self) -> Self:
-        wanted = {"dp-fedsgd": Unit.EXAMPLE, "dp-fedavg": Unit.CLIENT}[self.training.algorithm]
+        wanted = Unit.CLIENT if self.training.protects_clients else Unit.EXAMPLE
         if self.claim.unit != wanted:
             raise ValueError(
                 f"training.algorithm = {self.training.algorithm!r} protects the {wanted.value}; "
                 f"claim.unit = {self.claim.unit.value!r} would promise something else"
             )
-        if self.training.algorithm == "dp-fedavg" and self.training.example_sampling_rate != 1.0:
-            raise ValueError("training.example_sampling_rate belongs to dp-fedsgd; leave it out for dp-fedavg")
+        if self.training.protects_clients and self.training.example_sampling_rate != 1.0:
+            raise ValueError(
+                f"training.example_sampling_rate belongs to dp-fedsgd; leave it out for {self.training.algorithm}"
+            )
         if self.partition.kind != "by-client" and self.data.source != "iot" and self.partition.clients is None:
             raise ValueError(f"partition.kind = {self.partition.kind!r} needs partition.clients")
         return self

@@ -7,8 +7,10 @@
     powers.json       PowerResults                   training.json     facts of the training
     environment.json  versions, platform             curves.json       thinned ROCs and histograms
     scores.npz        scores of canaries             coins.npz         which canaries were in
+    policy.json       the policy of the run          provenance.json   code and configuration that made it
 
-`ledger.jsonl`, `accounting.json`, `scores.npz` and `coins.npz` may be missing; the gate says what that costs.
+`ledger.jsonl`, `accounting.json`, `scores.npz`, `coins.npz`, `policy.json` and `provenance.json` may be missing; the
+gate says what that costs. The same files may lie in one .zip. Schema v1 lacked the last two; it is still read.
 A bundle is confidential to the auditor: it holds the coins and the realised cohorts. Digests show that files fit
 together, not who made them.
 """
@@ -23,16 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit import __version__, serialize
+from dpaudit import evidence_manifest as manifests
 from dpaudit import evidence_store as store
-from dpaudit.errors import DataError, EvidenceError, UsageError
+from dpaudit import evidence_zip as zipped
+from dpaudit import serialize
+from dpaudit.errors import DataError, EvidenceError, OutputExists, UsageError
 from dpaudit.evidence_curves import Curve, curve_of
+from dpaudit.evidence_manifest import ARRAYS, FACTS, LAYOUTS, LEDGER, OPTIONAL_FACTS
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import AccountingSummary, AttackResult, Bound, CheckResult, Claim, PowerResult, ScoreSet
 
-__all__ = ["SCHEMA", "Curve", "Evidence", "curve_of", "read_evidence", "write_evidence"]
+__all__ = ["SCHEMA", "Curve", "Evidence", "curve_of", "pack_evidence", "read_evidence", "write_evidence"]
 
-SCHEMA = store.SCHEMA
+SCHEMA = manifests.SCHEMA
 Arrays = Mapping[str, NDArray[Any]]
 
 RECORDS: dict[str, Any] = {
@@ -44,12 +49,8 @@ RECORDS: dict[str, Any] = {
     "powers": tuple[PowerResult, ...],
     "curves": dict[str, Curve],
 }
-FACTS = ("training", "environment")
-LEDGER = "ledger.jsonl"
-ARRAYS = ("scores.npz", "coins.npz")
-OPTIONAL = frozenset({LEDGER, "accounting.json", *ARRAYS})
-MANIFEST_KEYS = frozenset({"schema", "created", "dpaudit", "files", "digest"})
-KNOWN = frozenset({store.MANIFEST, LEDGER, *ARRAYS, *(f"{name}.json" for name in (*RECORDS, *FACTS))})
+KNOWN = LAYOUTS[SCHEMA].known
+OPTIONAL = LAYOUTS[SCHEMA].optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,9 @@ class Evidence:
     curves: Mapping[str, Curve]
     scores: Arrays
     coins: Arrays
+    schema: str = SCHEMA
+    policy: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
 
 
 def write_evidence(
@@ -90,10 +94,12 @@ def write_evidence(
     scores: Mapping[str, NDArray[Any] | ScoreSet] | NDArray[Any] | None,
     coins: Arrays | NDArray[Any] | None,
     created: datetime | None = None,
+    policy: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Evidence:
-    """Write a bundle into `folder`, all or nothing, and return it as `read_evidence` sees it.
+    """Write a bundle into `folder` (or into one file, if it ends in .zip), all or nothing; return it as it is read.
 
-    An older bundle in `folder` is replaced. A ScoreSet in `scores` is stored as `<name>.member` and
+    An older bundle in its place is replaced. A ScoreSet in `scores` is stored as `<name>.member` and
     `<name>.non_member`. `created` is UTC now unless given (a time with a zone).
 
     Raises: OutputExists if the folder holds anything else, DataError for NaN or an unreadable ledger.
@@ -101,7 +107,7 @@ def write_evidence(
     records = {
         "claim": claim, "accounting": accounting, "bounds": tuple(bounds), "attacks": tuple(attacks),
         "checks": tuple(checks), "powers": tuple(powers), "curves": dict(curves),
-        "training": dict(training), "environment": dict(environment),
+        "training": dict(training), "environment": dict(environment), "policy": policy, "provenance": provenance,
     }  # fmt: skip
     files = {f"{name}.json": serialize.dumps(value).encode() for name, value in records.items() if value is not None}
     if ledger_path is not None:
@@ -112,17 +118,32 @@ def write_evidence(
     for name, arrays in zip(ARRAYS, (_named(scores, "scores"), _named(coins, "coins")), strict=True):
         if arrays:
             files[name] = store.pack_arrays(arrays)
-    when = created or datetime.now(UTC)
-    manifest = {
-        "schema": SCHEMA,
-        "created": when.astimezone(UTC).isoformat(timespec="seconds"),
-        "dpaudit": __version__,
-        "files": {name: {"sha256": serialize.sha256_bytes(data), "bytes": len(data)} for name, data in files.items()},
-    }
-    files[store.MANIFEST] = serialize.dumps({**manifest, "digest": _self_digest(manifest)}).encode()
+    files[store.MANIFEST] = manifests.new_manifest(files, created or datetime.now(UTC))
     root = Path(folder)
     _assemble(root, files)  # refuse to write what could not be read back
-    store.write_folder(root, files, KNOWN)
+    if root.suffix == zipped.SUFFIX:
+        _write_zip(root, files)
+    else:
+        store.write_folder(root, files, KNOWN)
+    return read_evidence(root)
+
+
+def _write_zip(root: Path, files: Mapping[str, bytes]) -> None:
+    if root.exists():
+        read_evidence(root)  # replaced only if it is an older bundle
+    serialize.write_atomic(root, zipped.pack(files))
+
+
+def pack_evidence(evidence: "Evidence", target: str | Path) -> Evidence:
+    """Write a bundle that was read as one .zip file; the digest stays what it is.
+
+    Raises: OutputExists if something else than a bundle is there.
+    """
+    root = Path(target)
+    try:
+        _write_zip(root, _files(evidence.root))
+    except EvidenceError as error:
+        raise OutputExists(f"{root} exists and is not a dpaudit evidence bundle. Choose another name.") from error
     return read_evidence(root)
 
 
@@ -142,7 +163,7 @@ def _named(values: Any, default: str) -> dict[str, NDArray[Any]]:
 
 
 def read_evidence(path: str | Path) -> Evidence:
-    """Read and verify a bundle: `path`, or the folder `evidence` in it when it is the folder of a run.
+    """Read and verify a bundle: a folder, a .zip file, or the folder of a run, which holds the folder `evidence`.
 
     Raises: EvidenceError, which names the file, if anything is missing, extra, changed, linked, too large,
         not a number, or of an unknown schema.
@@ -150,62 +171,43 @@ def read_evidence(path: str | Path) -> Evidence:
     root = Path(path)
     if not (root / store.MANIFEST).exists() and (root / "evidence" / store.MANIFEST).exists():
         root = root / "evidence"
+    return _assemble(root, _files(root))
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    """Return the content of every file of a bundle."""
+    if root.is_file():
+        files = zipped.unpack(root, known=lambda name: any(name in layout.known for layout in LAYOUTS.values()))
+        if store.MANIFEST not in files:
+            raise EvidenceError(f"{root} holds no {store.MANIFEST}; it is not an evidence bundle.")
+        manifests.compare_names(set(files) - {store.MANIFEST}, set(manifests.listed_files(files[store.MANIFEST])))
+        return files
     if not root.is_dir():
-        raise EvidenceError(f"there is no evidence folder {root}.")
+        raise EvidenceError(f"there is no evidence {root}.")
     names = store.list_files(root)
     if store.MANIFEST not in names:
         raise EvidenceError(f"{root} holds no {store.MANIFEST}; it is not an evidence bundle.")
     raw = store.read_plain(root / store.MANIFEST, store.MANIFEST_LIMIT)
-    listed = _manifest_files(raw)
-    _compare_names(set(names) - {store.MANIFEST}, set(listed))
+    listed = manifests.listed_files(raw)
+    manifests.compare_names(set(names) - {store.MANIFEST}, set(listed))
     files = {name: store.read_plain(root / name, store.limit_of(name)) for name in listed}
-    return _assemble(root, {**files, store.MANIFEST: raw})
-
-
-def _manifest(raw: bytes) -> dict[str, Any]:
-    with store.naming(store.MANIFEST):
-        manifest = serialize.loads(raw)
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        if schema != SCHEMA:
-            raise EvidenceError(f"{store.MANIFEST!r} has schema {schema!r}; this release reads {SCHEMA}.")
-        if set(manifest) != MANIFEST_KEYS or not isinstance(manifest["files"], dict):
-            raise EvidenceError(f"{store.MANIFEST!r} must hold exactly {', '.join(sorted(MANIFEST_KEYS))}.")
-        if manifest["digest"] != _self_digest(manifest) or raw != serialize.dumps(manifest).encode():
-            raise EvidenceError(f"{store.MANIFEST!r} was changed after it was written: it does not fit its own digest.")
-        return dict(manifest)
-
-
-def _self_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest without its own digest: notices damage, proves nothing about who wrote it."""
-    return serialize.sha256_bytes(serialize.dumps({k: v for k, v in manifest.items() if k != "digest"}).encode())
-
-
-def _manifest_files(raw: bytes) -> dict[str, Any]:
-    files: dict[str, Any] = _manifest(raw)["files"]
-    if unknown := sorted(set(files) - (KNOWN - {store.MANIFEST})):
-        raise EvidenceError(f"{store.MANIFEST!r} lists {unknown[0]!r}, which is not a file of a bundle.")
-    if missing := sorted(KNOWN - OPTIONAL - {store.MANIFEST} - set(files)):
-        raise EvidenceError(f"{store.MANIFEST!r} does not list {missing[0]!r}, which every bundle has.")
-    return files
-
-
-def _compare_names(present: set[str], listed: set[str]) -> None:
-    if missing := sorted(listed - present):
-        raise EvidenceError(f"{missing[0]!r} is missing from the bundle.")
-    if extra := sorted(present - listed):
-        raise EvidenceError(f"{extra[0]!r} is not in the manifest; a bundle holds nothing else.")
+    return {**files, store.MANIFEST: raw}
 
 
 def _assemble(root: Path, files: Mapping[str, bytes]) -> Evidence:
     """Check every digest and parse every file."""
     raw = files[store.MANIFEST]
-    manifest, listed = _manifest(raw), _manifest_files(raw)
+    manifest, listed = manifests.read_manifest(raw), manifests.listed_files(raw)
     for name, stated in listed.items():
         found = {"sha256": serialize.sha256_bytes(files[name]), "bytes": len(files[name])}
         if found != stated:
             raise EvidenceError(f"{name!r} was changed after it was written: its digest is not the manifest's.")
     parsed: dict[str, Any] = {name: _record(name, kind, files.get(f"{name}.json")) for name, kind in RECORDS.items()}
     parsed |= {name: MappingProxyType(_facts(name, files[f"{name}.json"])) for name in FACTS}
+    parsed |= {
+        name: MappingProxyType(_facts(name, files[f"{name}.json"])) if f"{name}.json" in files else None
+        for name in OPTIONAL_FACTS
+    }
     arrays = [store.unpack_arrays(n, files[n], store.limit_of(n)) if n in files else {} for n in ARRAYS]
     with store.naming(store.MANIFEST):
         created = datetime.fromisoformat(manifest["created"])
@@ -218,6 +220,7 @@ def _assemble(root: Path, files: Mapping[str, bytes]) -> Evidence:
         digest=serialize.sha256_bytes(raw),
         created=created,
         version=manifest["dpaudit"],
+        schema=manifest["schema"],
         ledger=ledger,
         scores=MappingProxyType(arrays[0]),
         coins=MappingProxyType(arrays[1]),

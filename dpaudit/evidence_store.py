@@ -21,7 +21,7 @@ from dpaudit import serialize
 from dpaudit.errors import EvidenceError, OutputExists
 
 MANIFEST = "manifest.json"
-SCHEMA = "dpaudit.evidence/v1"
+SCHEMA = "dpaudit.evidence/v2"
 LIMITS = {".json": 64 << 20, ".jsonl": 1 << 30, ".npz": 2 << 30}
 MANIFEST_LIMIT = 1 << 20
 MAX_ENTRIES = 64

@@ -12,7 +12,7 @@ from dpaudit.evidence import Evidence
 from dpaudit.policy import Policy
 from dpaudit.records import AccountingSummary, Finding, Status, Verdict
 from dpaudit.rules import RULES
-from dpaudit.rules_base import Case, Rule
+from dpaudit.rules_base import Beside, Case, Rule
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     today: date,
     recomputed: AccountingSummary | None,
     baseline: Evidence | None = None,
+    beside: Beside | None = None,
     rules: Sequence[Rule] = RULES,
 ) -> Verdict:
     """Judge evidence under a policy at a date.
@@ -33,9 +34,13 @@ def evaluate(
         recomputed: accounting that the caller has just recomputed from the bundle's ledger; None if it has not,
             which leaves DPA001 inconclusive unless the policy says `recompute = false`.
         baseline: evidence of the released model, to compare with (DPA401).
+        beside: what else the gate was shown: the released model's digest, a seal, a fire drill, earlier releases.
         rules: the rules to ask, all by default.
     """
-    case = Case(evidence=evidence, policy=policy, today=today, recomputed=recomputed, baseline=baseline)
+    case = Case(
+        evidence=evidence, policy=policy, today=today, recomputed=recomputed, baseline=baseline,
+        beside=beside or Beside(),
+    )  # fmt: skip
     findings = [rules_waivers.apply(case, _ask(rule, case)) for rule in rules]
     findings += rules_waivers.about_waivers(case, findings)
     return Verdict(
@@ -48,8 +53,19 @@ def evaluate(
 
 
 def _digests(case: Case) -> dict[str, str]:
-    digests = {"evidence": case.evidence.digest, "policy": case.policy.digest}
-    return {**digests, "baseline": case.baseline.digest} if case.baseline is not None else digests
+    """Return the digests of everything that was judged; what the gate was not shown has none."""
+    beside = case.beside
+    found = {
+        "evidence": case.evidence.digest,
+        "policy": case.policy.digest,
+        "policy_of_run": (case.evidence.policy or {}).get("digest"),
+        "baseline": case.baseline.digest if case.baseline else None,
+        "model": beside.model_sha256,
+        "seal": beside.seal.digest if beside.seal else None,
+        "drill": beside.drill.evidence.digest if beside.drill else None,
+        **{f"release.{number}": release.digest for number, release in enumerate(beside.releases, start=1)},
+    }
+    return {name: digest for name, digest in found.items() if isinstance(digest, str)}
 
 
 def overall(findings: Sequence[Finding]) -> Status:

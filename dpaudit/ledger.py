@@ -119,9 +119,10 @@ class PrivacyLedger:
     def __init__(self, path: str | Path | None = None, **facts: Any) -> None:
         """Start a new ledger; raise UsageError if the file exists (use `open` to continue one).
 
-        The facts go into the header. Accountants read `relation`, `unit`, `units`, `sampler`, `clip_norm`,
-        `denominator`, `microbatch_size` and `noise_generator`; anything that JSON holds may be added (data
-        commitment, origin of the seeds, versions).
+        The facts go into the header. Accountants read `relation`, `unit`, `units`, `max_examples_per_client`,
+        `sampler`, `clip_norm`, `noise_stddev`, `denominator`, `microbatch_size`, `noise_source`, `seed_origin` and
+        `hyperparameter_search` (docs/accounting.md says what each means); anything that JSON holds may be added (data
+        commitment, versions).
         """
         self.path = None if path is None else Path(path)
         self.torn_bytes = 0

@@ -21,6 +21,7 @@ from dpaudit.policy_model import (
     AttacksPolicy,
     AuditPolicy,
     BaselinePolicy,
+    BudgetPolicy,
     ClaimPolicy,
     EvidencePolicy,
     PolicyFile,
@@ -28,7 +29,7 @@ from dpaudit.policy_model import (
     WaiverPolicy,
 )
 
-PROFILES = ("strict", "standard", "research")
+PROFILES = ("strict", "standard", "research", "demonstration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,11 @@ class Policy:
     digest: str
     own: Mapping[str, Any]
     lines: Mapping[str, int]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What evidence keeps of the policy that it was judged under: profile, digest and every value."""
+        return {"profile": self.profile, "digest": self.digest, "values": self.values.model_dump(mode="json")}
 
     @property
     def profile(self) -> str:
@@ -73,6 +79,11 @@ class Policy:
     def baseline(self) -> BaselinePolicy:
         """How much worse than the released model a release may be."""
         return self.values.baseline
+
+    @property
+    def budget(self) -> BudgetPolicy:
+        """What all releases about the same people may spend."""
+        return self.values.budget
 
     @property
     def waivers(self) -> WaiverPolicy:

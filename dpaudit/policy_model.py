@@ -1,15 +1,16 @@
 """What a policy file can say: frozen models in which unknown keys are errors."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dpaudit.records import Relation, Unit
 
 CODES = (
-    "DPA001", "DPA002", "DPA003", "DPA004", "DPA005", "DPA007", "DPA101", "DPA102", "DPA103", "DPA104",
-    "DPA201", "DPA202", "DPA205", "DPA301", "DPA306", "DPA401",
+    "DPA001", "DPA002", "DPA003", "DPA004", "DPA005", "DPA007", "DPA101", "DPA102", "DPA103", "DPA104", "DPA105",
+    "DPA201", "DPA202", "DPA203", "DPA204", "DPA205", "DPA301", "DPA302", "DPA303", "DPA304", "DPA306", "DPA307",
+    "DPA401", "DPA402",
 )  # fmt: skip
 """Codes that a waiver can name: every rule that judges evidence."""
 
@@ -67,6 +68,10 @@ class AuditPolicy(Section):
         ("noise.", "clip.", "sampling."), min_length=1, description="Prefixes of checks that must be present."
     )
     coin_significance: Share = Field(1e-4, description="Significance of the test that canary coins are fair (DPA104).")
+    require_fire_drill: bool = Field(
+        False, strict=True, description="Whether evidence without a fire drill is inconclusive (DPA105)."
+    )
+    fire_drill_max_age_days: Days = Field(30, description="Oldest fire drill that counts (DPA105).")
 
 
 class Ceiling(Section):
@@ -89,12 +94,48 @@ class AttacksPolicy(Section):
 
     required: bool = Field(True, strict=True, description="Whether evidence without attacks is inconclusive.")
     ceiling: tuple[Ceiling, ...] = Field((), description="Ceilings on attacks (DPA201).")
+    require_alive: bool = Field(
+        False, strict=True, description="Whether attacks must have been seen to win on a model without noise (DPA203)."
+    )
+    require_worst_group: bool = Field(
+        False, strict=True, description="Whether evidence must say how the worst-off group fares (DPA204)."
+    )
+
+
+class Signer(Section):
+    """Somebody who may seal evidence."""
+
+    name: Text = Field(description="Who it is; shown in the verdict.")
+    public_key: Annotated[str, Field(min_length=50, max_length=2000)] = Field(
+        description="Public key in PEM (Ed25519 or ECDSA P-256)."
+    )
 
 
 class EvidencePolicy(Section):
     """What the evidence must be like."""
 
-    max_age_days: Days = Field(90, description="Oldest evidence that counts (DPA301).")
+    max_age_days: Days = Field(90, description="Oldest evidence, and training, that counts (DPA301).")
+    require_training_date: bool = Field(
+        False, strict=True, description="Whether evidence that does not date the training is inconclusive (DPA301)."
+    )
+    require_model: bool = Field(
+        False, strict=True, description="Whether a gate that is not shown the released model is inconclusive (DPA302)."
+    )
+    require_provenance: bool = Field(
+        False, strict=True, description="Whether evidence must say which code made it (DPA303)."
+    )
+    require_clean_tree: bool = Field(
+        False, strict=True, description="Whether that code must have been committed without further changes (DPA303)."
+    )
+    require_signature: bool = Field(
+        False, strict=True, description="Whether evidence without a valid seal of a signer is inconclusive (DPA304)."
+    )
+    signer: tuple[Signer, ...] = Field((), description="Who may seal evidence (DPA304).")
+    allow_configured_seed: bool = Field(
+        False,
+        strict=True,
+        description="Whether noise from a configured, hence predictable, seed is accepted (DPA307). Never with strict.",
+    )
 
 
 class BaselinePolicy(Section):
@@ -108,6 +149,15 @@ class BaselinePolicy(Section):
     )
     tpr_slack: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
         0.0, description="Increase of a true-positive rate that is allowed, beyond both confidence intervals."
+    )
+
+
+class BudgetPolicy(Section):
+    """What all releases about the same people may spend together."""
+
+    epsilon: Positive | None = Field(None, description="Largest epsilon of all releases composed (DPA402).")
+    releases: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
+        (), description="Digests of the evidence of every earlier release about these people."
     )
 
 
@@ -153,11 +203,21 @@ class PolicyFile(Section):
     """A policy file."""
 
     schema_version: Literal[1] = Field(1, description="Version of this format.")
-    profile: Literal["strict", "standard", "research"] = Field("standard", description="Base values.")
+    profile: Literal["strict", "standard", "research", "demonstration"] = Field("standard", description="Base values.")
     claim: ClaimPolicy = ClaimPolicy()
     audit: AuditPolicy = AuditPolicy()
     attacks: AttacksPolicy = AttacksPolicy()
     evidence: EvidencePolicy = EvidencePolicy()
     baseline: BaselinePolicy = BaselinePolicy()
+    budget: BudgetPolicy = BudgetPolicy()
     waivers: WaiverPolicy = WaiverPolicy()
     waiver: tuple[Waiver, ...] = Field((), description="Waivers.")
+
+    @model_validator(mode="after")
+    def _strict_is_strict(self) -> Self:
+        if self.profile == "strict" and self.evidence.allow_configured_seed:
+            raise ValueError(
+                "evidence.allow_configured_seed = true is refused by the profile strict: noise from a seed that "
+                "stands in a file protects nobody who is not kept from reading it"
+            )
+        return self

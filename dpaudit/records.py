@@ -158,17 +158,24 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatePoint:
-    """True-positive rate of an attack at a given false-positive rate; None where too few non-members."""
+    """True-positive rate of an attack at a given false-positive rate; None where too few non-members.
+
+    `ceiling` is the largest rate that any attack can have against what is proven; None where nothing is.
+    """
 
     fpr: float
     tpr: float | None
     ci: tuple[float, float] | None = None
     reason: str | None = None
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackResult:
-    """What a membership-inference attack achieved, with confidence intervals at level `confidence`."""
+    """What a membership-inference attack achieved, with confidence intervals at level `confidence`.
+
+    `auc_ceiling` and `advantage_ceiling` are what the proven epsilon allows; None where nothing is proven.
+    """
 
     attack: str
     threat_model: str
@@ -183,6 +190,8 @@ class AttackResult:
     seed: int | None = None
     reason: str | None = None
     details: Mapping[str, Scalar] = field(default_factory=dict)
+    auc_ceiling: float | None = None
+    advantage_ceiling: float | None = None
 
     def __post_init__(self) -> None:
         if self.auc is None and self.reason is None:

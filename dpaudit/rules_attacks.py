@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from dpaudit.policy_model import Ceiling
 from dpaudit.records import AccountingSummary, AttackResult, RatePoint, Status
 from dpaudit.rules_base import (
+    ALIVE,
     COMPARABLE,
+    WORST_GROUP,
     Case,
     Outcome,
     Rule,
+    asked,
     close,
     exceeds,
     failed,
@@ -158,6 +161,31 @@ def _beats(case: Case, attack: AttackResult, point: RatePoint) -> _Judged | None
     return _Judged(text, point.ci[0], limit)
 
 
+def attack_alive(case: Case) -> Outcome:
+    """DPA203."""
+    if not case.evidence.attacks:
+        return not_asked("the evidence holds no attack")
+    outcome = _named_check(case, ALIVE, "attacks that can win", required=case.policy.attacks.require_alive)
+    if outcome.status == Status.FAIL:
+        return unclear(
+            f"an attack that cannot win on a model without noise says nothing by losing here: {outcome.message}",
+            measured=outcome.measured, limit=outcome.limit,
+        )  # fmt: skip
+    return outcome
+
+
+def worst_group(case: Case) -> Outcome:
+    """DPA204."""
+    if not case.evidence.attacks and not case.policy.attacks.require_worst_group:
+        return not_asked("the evidence holds no attack")
+    return _named_check(case, WORST_GROUP, "the worst-off group", required=case.policy.attacks.require_worst_group)
+
+
+def _named_check(case: Case, identity: str, what: str, *, required: bool) -> Outcome:
+    checks = [check for check in case.evidence.checks if check.id == identity]
+    return judge_checks(checks, [identity] if required or asked(case, identity) else [], what)
+
+
 RULES = (
     Rule(
         code="DPA201",
@@ -178,6 +206,26 @@ RULES = (
         why="No attack can beat the trade-off curve of what is claimed: one that does refutes the claim.",
         fix="Noise, clipping or sampling is not what the ledger says: `dpaudit check` finds out which.",
         judge=above_theory,
+    ),
+    Rule(
+        code="DPA203",
+        title="attack alive",
+        question="Do the attacks win where they must: on a model that was trained without noise?",
+        fails="never.",
+        inconclusive="an attack did not win there, or the policy asks for this and it was not tried.",
+        why="An attack that always loses, because it is broken or weak, makes every model look private.",
+        fix="Repair or strengthen the attack: more reference models, the right preprocessing, longer training of them.",
+        judge=attack_alive,
+    ),
+    Rule(
+        code="DPA204",
+        title="worst group",
+        question="Is the group of people that attacks hit hardest still below what the accounting proves?",
+        fails="attacks do better against one group than the accounting allows for anybody.",
+        inconclusive="groups are too small, or the policy asks for this and no group was looked at.",
+        why="An average hides those who are hit: rare classes and unusual people are found first.",
+        fix="More noise, or fewer rounds; ε bounds what happens to everybody, so that this refutes the claim.",
+        judge=worst_group,
     ),
     Rule(
         code="DPA205",

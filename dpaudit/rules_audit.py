@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from dpaudit._binomial import fair_coin_p_value
 from dpaudit.records import Bound, PowerResult
 from dpaudit.rules_base import (
-    COMPARABLE,
+    DRILL,
+    OWN_RULE,
     REL,
     TRACE,
     Case,
@@ -41,12 +42,14 @@ def noise_and_clip(case: Case) -> Outcome:
 
 def statistical_tests(case: Case) -> Outcome:
     """DPA102."""
-    checks = [c for c in case.evidence.checks if not c.id.startswith(TRACE) and c.id != COMPARABLE]
+    checks = [c for c in case.evidence.checks if not c.id.startswith((*TRACE, DRILL)) and c.id not in OWN_RULE]
     return judge_checks(checks, _required(case, trace=False), "sampling and ledger")
 
 
 def _required(case: Case, *, trace: bool) -> list[str]:
-    return [prefix for prefix in case.policy.audit.checks if prefix.startswith(TRACE) == trace and prefix != COMPARABLE]
+    """Return the prefixes that the policy asks for here; those with a rule of their own are asked for there."""
+    elsewhere = {p for p in case.policy.audit.checks if p.startswith(DRILL) or any(i.startswith(p) for i in OWN_RULE)}
+    return [p for p in case.policy.audit.checks if p not in elsewhere and p.startswith(TRACE) == trace]
 
 
 def lower_bound(case: Case) -> Outcome:
@@ -202,7 +205,7 @@ RULES = (
     ),
     Rule(
         code="DPA101",
-        title="audit contradicts",
+        title="audit lower bound",
         question="Does any lower bound on ε exceed the claim?",
         fails="a lower bound of an accepted family, at the claim's δ and relation, is above the claimed ε.",
         inconclusive="there is no lower bound that counts, or one above the claim cannot be compared with it.",

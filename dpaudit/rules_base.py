@@ -12,8 +12,45 @@ TRACE = ("noise.", "clip.")
 """Prefixes of the checks of noise and clip (DPA007)."""
 COMPARABLE = "attack.comparable"
 """The check that members and non-members of the attacks are alike (DPA205)."""
+ALIVE, WORST_GROUP, DRILL = "attack.alive", "attack.worst_group", "drill."
+"""Checks of attacks that have rules of their own (DPA203, DPA204), and prefix of fire drills (DPA105)."""
+OWN_RULE = (COMPARABLE, ALIVE, WORST_GROUP)
+"""Checks that rules of their own judge; DPA102 judges every check that is not of noise, clip or a fire drill."""
 REL = 1e-9
 """Relative slack of comparisons: rounding of the last digits, nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """What became of a signature over the evidence: `signer` is a name of the policy, or None with the reason."""
+
+    digest: str
+    signer: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """Evidence of a training with a planted fault, and its accounting, to see whether the fault is caught."""
+
+    evidence: Evidence
+    recomputed: AccountingSummary | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a gate may be shown beside the evidence; everything that is missing is treated as not shown.
+
+    `model_sha256` is the digest of the model that is about to be released, `commit` of the code that it is released
+    from; `releases` are the earlier releases about the same people and `composed` their accounting with this one.
+    """
+
+    model_sha256: str | None = None
+    commit: str | None = None
+    seal: Seal | None = None
+    drill: Drill | None = None
+    releases: tuple[Evidence, ...] = ()
+    composed: AccountingSummary | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +62,7 @@ class Case:
     today: date
     recomputed: AccountingSummary | None
     baseline: Evidence | None = None
+    beside: Beside = Beside()
 
     @property
     def claim(self) -> Claim:
@@ -140,6 +178,11 @@ def incomparable(case: Case, bound: Bound) -> str | None:
     if not close(bound.delta, case.claim.delta):
         return f"{bound.method}: bound at delta {number(bound.delta)}, claim at {number(case.claim.delta)}"
     return None
+
+
+def asked(case: Case, identity: str) -> bool:
+    """Whether the policy's list of checks asks for a check of this id."""
+    return any(identity.startswith(prefix) for prefix in case.policy.audit.checks)
 
 
 def lower_bounds(case: Case) -> list[Bound]:

@@ -1,69 +1,17 @@
 """The rule about sampling: did the sampler that ran match the one that the events of the ledger are accounted with?"""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from dpaudit import events as ev
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.rules_base import Case, Outcome, Rule, close, failed, number, passed, unclear
-
-_ALLOWED = {
-    "poisson": {"poisson"},
-    "truncated-poisson": {"truncated-poisson"},
-    "without-replacement": {"without-replacement"},
-    "shuffle": {"shuffle"},
-    "once-per-tree": {"once-per-tree", "shuffle"},
-}
-_SAMPLED = ev.PoissonSampled | ev.PubliclySampled | ev.TruncatedPoissonGaussian
-_OWN_SAMPLER: dict[type, str] = {
-    ev.TruncatedPoissonGaussian: "truncated-poisson",
-    ev.SampledWithoutReplacement: "without-replacement",
-    ev.ShuffledBatches: "shuffle",
-    ev.TreeAggregation: "once-per-tree",
-}
-
-
-def credited_samplers(event: ev.Event) -> set[str]:
-    """Return the samplers that the accounting of an event relies on."""
-    found = {_OWN_SAMPLER[type(event)]} if type(event) in _OWN_SAMPLER else set()
-    if isinstance(event, ev.PoissonSampled | ev.PubliclySampled) and event.sampling_rate < 1:
-        found.add("poisson")
-    if isinstance(event, ev.Composed):
-        return found.union(*(credited_samplers(item) for item in event.events))
-    inner = getattr(event, "event", None)
-    return found | credited_samplers(inner) if inner is not None else found
-
-
-def recorded_samplers(facts: Mapping[str, Any]) -> set[str]:
-    """Return the samplers that the facts of a ledger line say ran: a word, a table with `kind`, or a word per level."""
-    stated = facts.get("sampler")
-    if isinstance(stated, Mapping):
-        values = [stated["kind"]] if "kind" in stated else list(stated.values())
-    else:
-        values = [stated]
-    return {value.casefold().replace("_", "-") for value in values if isinstance(value, str)}
-
-
-def recorded_rates(facts: Mapping[str, Any]) -> list[float] | None:
-    """Return the sampling rates in the sampler's table (keys that end in `rate`); None where it holds none."""
-    stated = facts.get("sampler")
-    if not isinstance(stated, Mapping):
-        return None
-    rates = [
-        float(value)
-        for key, value in stated.items()
-        if str(key).endswith("rate") and key != "dropout_rate" and isinstance(value, int | float)
-    ]
-    return rates or None
-
-
-def credited_rates(event: ev.Event) -> set[float]:
-    """Return the sampling rates below 1 that an event is accounted with."""
-    found = {event.sampling_rate} if isinstance(event, _SAMPLED) and event.sampling_rate < 1 else set()
-    if isinstance(event, ev.Composed):
-        return found.union(*(credited_rates(item) for item in event.events))
-    inner = getattr(event, "event", None)
-    return found | credited_rates(inner) if inner is not None else found
+from dpaudit.samplers import (
+    COVERED,
+    credited_rates,
+    credited_samplers,
+    recorded_rates,
+    recorded_samplers,
+    uncovered_samplers,
+)
 
 
 def sampler_matches(case: Case) -> Outcome:
@@ -77,7 +25,7 @@ def sampler_matches(case: Case) -> Outcome:
     credited: set[str] = set().union(*(credited_samplers(entry.event) for entry in ledger.events() if entry.event))
     if wanted and ran and wanted not in ran:
         return failed(f"{_words(ran)} ran, the policy asks for {wanted}", measured=_words(ran), limit=wanted)
-    covered: set[str] = set().union(*(_ALLOWED[name] for name in credited))
+    covered: set[str] = set().union(*(COVERED[name] for name in credited))
     if not ran and (credited or wanted):
         needed = _words(credited) if credited else f"nothing, but the policy asks for {wanted}"
         outcome = unclear(f"the ledger does not say which sampler ran; the accounting assumes {needed}")
@@ -98,7 +46,7 @@ def _sampler_contradiction(ledger: PrivacyLedger) -> Outcome | None:
             continue
         where = f"ledger line {entry.seq + 1}"
         ran = recorded_samplers(entry.facts) or header
-        if ran and (wrong := sorted(name for name in credited_samplers(entry.event) if not ran & _ALLOWED[name])):
+        if wrong := uncovered_samplers(entry.event, ran):
             text = f"{where}: {_words(ran)} ran, the accounting assumes {wrong[0]}"
             return failed(text, measured=_words(ran), limit=wrong[0])
         rates = recorded_rates(entry.facts) or header_rates

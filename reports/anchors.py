@@ -19,12 +19,20 @@ _KEYS = {
     "DPA102": "audit.checks",
     "DPA103": "audit.min_power",
     "DPA104": "audit.coin_significance",
+    "DPA105": "audit.fire_drill_max_age_days",
     "DPA201": "attacks.ceiling.0",
     "DPA202": "attacks.required",
+    "DPA203": "attacks.require_alive",
+    "DPA204": "attacks.require_worst_group",
     "DPA205": "attacks.required",
     "DPA301": "evidence.max_age_days",
+    "DPA302": "evidence.require_model",
+    "DPA303": "evidence.require_provenance",
+    "DPA304": "evidence.require_signature",
     "DPA306": "evidence",
+    "DPA307": "evidence.allow_configured_seed",
     "DPA401": "baseline",
+    "DPA402": "budget.epsilon",
 }
 
 
@@ -44,7 +52,8 @@ def key_of(finding: Finding) -> str:
 def anchor(evidence: Evidence, policy: Policy | None, finding: Finding) -> Anchor:
     """Return the place of a finding."""
     if policy is None or not Path(policy.source).is_file():
-        return Anchor(path=_relative(evidence.root / "manifest.json"), line=1)
+        place = evidence.root / "manifest.json" if evidence.root.is_dir() else evidence.root
+        return Anchor(path=_relative(place), line=1)
     parts = key_of(finding).split(".")
     prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     line = next((policy.lines[name] for name in prefixes if name in policy.lines), 1)

@@ -22,6 +22,7 @@ _HEX = {name: f"#0000{number + 1:02x}" for number, name in enumerate(_NAMES)}
 INK, GRID, PAGE, BAD = (_HEX[name] for name in ("ink", "grid", "page", "bad"))
 _STYLES: dict[str, dict[str, Any]] = {
     "proven": {"color": _HEX["a"], "linestyle": "-", "linewidth": 2.2},
+    "summary": {"color": _HEX["d"], "linestyle": (0, (4, 2)), "linewidth": 1.4},
     "chance": {"color": GRID, "linestyle": (0, (1, 2)), "linewidth": 1.4},
     "canary": {"color": _HEX["d"], "linestyle": "none", "marker": ".", "markersize": 5},
     "attack0": {"color": _HEX["b"], "linestyle": "-", "linewidth": 1.6, "marker": "o"},
@@ -132,6 +133,17 @@ def _rounds(axes: Axes, plot: Plot) -> None:
     axes.legend(loc="lower right")
 
 
+def _power(axes: Axes, plot: Plot) -> None:
+    _curves(axes, plot)
+    for name, value in plot.marks.items():
+        axes.axhline(value, color=BAD, linestyle=(0, (5, 2)), label=name)
+    axes.set_ylim(-0.02, 1.05)
+    axes.set_xlim(left=0)
+    _percent(axes.yaxis)
+    axes.grid(visible=True, alpha=0.5)
+    axes.legend(loc="center left")
+
+
 def _histogram(axes: Axes, plot: Plot) -> None:
     for series in plot.series:
         style = _STYLES[series.role]
@@ -179,6 +191,7 @@ _DRAWINGS: dict[str, Callable[[Axes, Plot], None]] = {
     "log-log": _log_log,
     "profile": _profile,
     "rounds": _rounds,
+    "power": _power,
     "histogram": _histogram,
     "ladder": _ladder,
 }

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from dpaudit import __version__
 from dpaudit.evidence import Evidence
 from dpaudit.records import Status, Verdict
-from dpaudit.reports import plots, view
+from dpaudit.reports import checklist, plots, plots_audit, view
 from dpaudit.reports.clean import plain
 from dpaudit.reports.sentences import Story
 from dpaudit.reports.summary import WORDS, by_severity, counts, model_name
@@ -46,7 +46,10 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         rates=[f"{100 * fpr:g} %" for fpr, _ in story.ceilings],
         tables={name: getattr(view, name)(evidence) for name in _TABLES},
         provenance=view.provenance(evidence, verdict),
-        figures=_figures(evidence),
+        figures=_figures(evidence, verdict),
+        waivers=checklist.waivers(verdict),
+        checklist=checklist.checklist(evidence, verdict),
+        commands=checklist.commands(evidence, verdict),
         limits=view.LIMITS,
         glossary=view.GLOSSARY,
     )  # fmt: skip
@@ -61,11 +64,13 @@ def _icons(story: Story) -> dict[str, Any] | None:
     return {"filled": max(0, min(100, -int(-(100 * found[0] - 1e-9) // 1)))} if found else None
 
 
-def _figures(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:
+def _figures(evidence: Evidence, verdict: Verdict) -> dict[str, list[dict[str, Any]]]:
     """Draw every figure, by the section that shows it."""
     return {
         "guarantee": _drawn([plots.trade_off(evidence), plots.rounds(evidence), plots.profile(evidence)]),
-        "audit": _drawn([plots.ladder(evidence), plots.canary_histogram(evidence)]),
+        "audit": _drawn(
+            [plots_audit.ladder(evidence), plots_audit.power(evidence, verdict), plots.canary_histogram(evidence)]
+        ),
         "attacks": _drawn([plots.roc(evidence), *plots.attack_histograms(evidence)]),
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from dpaudit.evidence import Evidence
 from dpaudit.records import Verdict
-from dpaudit.reports import view
+from dpaudit.reports import checklist, view
 from dpaudit.reports.markdown import escape
 from dpaudit.reports.markdown import render as render_verdict
 from dpaudit.reports.sentences import Story
@@ -18,6 +18,7 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         render_verdict(evidence, verdict),
         f"**{escape(story.headline())}** {escape(story.claim())}\n",
         *_section("What it means for a person", (story.odds_lead(), *story.odds()), ()),
+        *([_table(waived)] if (waived := checklist.waivers(verdict)) is not None else []),
         *_section(
             "The guarantee",
             (story.guarantee(), story.trace()),
@@ -25,14 +26,19 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         ),
         *_section(
             "The audit",
-            (story.audit(), story.power()),
+            (story.audit(), story.power(), story.drill()),
             (view.bounds(evidence), view.powers(evidence), view.checks(evidence)),
         ),
-        *_section("Attacks", (story.attacks(), story.fair_game()), (view.attacks(evidence),)),
+        *_section(
+            "Attacks",
+            (story.attacks(), story.fair_game(), story.alive(), story.worst_group()),
+            (view.attacks(evidence),),
+        ),
         *_section("Training", (), (view.training(evidence),)),
         "#### What this does not prove\n",
         "\n".join(f"* {escape(limit)}" for limit in view.LIMITS) + "\n",
-        *_section("Provenance", (), (view.provenance(evidence, verdict),)),
+        _table(checklist.checklist(evidence, verdict)),
+        *_section("Provenance", checklist.commands(evidence, verdict), (view.provenance(evidence, verdict),)),
     ]
     return "\n".join(parts)
 

@@ -1,10 +1,10 @@
 """The data of the figures: what each shows, in words and as a table, before anything is drawn."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dpaudit.evidence import Curve, Evidence
-from dpaudit.records import BoundStatus, Direction
+from dpaudit.records import AccountingSummary
 from dpaudit.reports.clean import short
 
 Points = tuple[tuple[float, float], ...]
@@ -41,7 +41,8 @@ class Plot:
     edges: tuple[float, ...] = ()
 
 
-def _rate(value: float) -> str:
+def percent_text(value: float) -> str:
+    """Write a rate as a percentage."""
     return f"{100 * value:.3g} %"
 
 
@@ -54,7 +55,7 @@ def _thinned(points: Points, most: int) -> Points:
 
 
 def _table(series: tuple[Series, ...]) -> tuple[tuple[str, ...], ...]:
-    return tuple((s.name, _rate(x), _rate(y)) for s in series for x, y in _thinned(s.points, _TABLE_ROWS))
+    return tuple((s.name, percent_text(x), percent_text(y)) for s in series for x, y in _thinned(s.points, _TABLE_ROWS))
 
 
 def _attack_points(evidence: Evidence, *, miss: bool) -> list[Series]:
@@ -89,6 +90,7 @@ def trade_off(evidence: Evidence) -> Plot | None:
     series = [
         Series(name="by the accounting: no attack below", points=summary.trade_off, role="proven"),
         Series(name="blind guessing", points=((0.0, 1.0), (1.0, 0.0)), role="chance"),
+        *_summary_curve(summary),
         *_attack_points(evidence, miss=True),
     ]
     if canaries := evidence.curves.get("canaries"):
@@ -125,8 +127,7 @@ def roc(evidence: Evidence) -> Plot | None:
     series = [
         Series(name=short(name), points=curves[name].roc, role=_role(evidence, name)) for name in _ordered(evidence)
     ]
-    if not series:
-        series = points
+    series += [replace(measured, name=f"{measured.name}, interval") for measured in points] if series else points
     series.append(Series(name="chance", points=((1e-4, 1e-4), (1.0, 1.0)), role="chance"))
     summary = evidence.accounting
     if summary is not None and summary.trade_off:
@@ -151,6 +152,20 @@ def _ordered(evidence: Evidence) -> list[str]:
     order = [attack.attack for attack in evidence.attacks]
     names = [name for name in evidence.curves if name != "canaries"]
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _summary_curve(summary: AccountingSummary) -> list[Series]:
+    """The trade-off curve of the nearest Gaussian mechanism: a summary by one number, and no guarantee."""
+    if summary.mu is None or not summary.mu > 0:
+        return []
+    from scipy.special import ndtr, ndtri
+
+    rates = [x for x, _ in summary.trade_off if 0 < x < 1]
+    points = tuple((x, float(ndtr(ndtri(1 - x) - summary.mu))) for x in rates)
+    regret = f", regret {summary.mu_regret:.3g}" if summary.mu_regret is not None else ""
+    return (
+        [Series(name=f"Gaussian summary, μ {summary.mu:.3g}{regret}", points=points, role="summary")] if points else []
+    )
 
 
 def profile(evidence: Evidence) -> Plot | None:
@@ -205,7 +220,7 @@ def _histogram(identity: str, title: str, about: str, names: tuple[str, str], cu
         Series(name=name, points=tuple(zip(middles, shares, strict=False)), role=role) for name, shares, role in pairs
     )
     rows = tuple(
-        (f"{low:.3g} to {high:.3g}", _rate(one), _rate(other))
+        (f"{low:.3g} to {high:.3g}", percent_text(one), percent_text(other))
         for low, high, one, other in zip(curve.edges, curve.edges[1:], curve.member, curve.non_member, strict=False)
     )
     return Plot(
@@ -247,44 +262,3 @@ def attack_histograms(evidence: Evidence) -> list[Plot]:
         )
         for i, name in enumerate(_ordered(evidence))
     ]
-
-
-def ladder(evidence: Evidence) -> Plot | None:
-    """Lower bounds by method, the claim, and the accountants' upper bounds, on one line."""
-    series = [
-        Series(
-            name=f"{short(b.method)} ({b.family.value}, {_rate(b.confidence or 0)})",
-            points=((b.epsilon, 0.0),),
-            role="lower",
-        )
-        for b in evidence.bounds
-        if b.direction == Direction.LOWER and b.epsilon is not None and b.status == BoundStatus.OK
-    ]
-    summary = evidence.accounting
-    if summary is not None:
-        upper = {
-            "PLD accounting of the ledger": summary.epsilon_pld,
-            "RDP accounting of the ledger": summary.epsilon_rdp,
-        }
-        series += [
-            Series(name=name, points=((value, 0.0),), role="upper")
-            for name, value in upper.items()
-            if value is not None
-        ]
-    if not series:
-        return None
-    claim = evidence.claim.epsilon
-    kinds = {"lower": "ε is at least", "upper": "ε is at most"}
-    return Plot(
-        id="ladder",
-        kind="ladder",
-        title="Lower bounds, claim and upper bounds",
-        description="What the audit shows ε to be at least, by method, and what accounting gives it to be at most. "
-        f"The claim is ε {claim:g}.",
-        x_label=f"ε at δ {evidence.claim.delta:g}",
-        y_label="",
-        series=tuple(series),
-        headers=("method", "kind", "ε"),
-        rows=tuple((s.name, kinds[s.role], f"{s.points[0][0]:.4g}") for s in series),
-        marks={f"claimed ε {claim:g}": claim},
-    )

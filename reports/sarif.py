@@ -19,7 +19,7 @@ from dpaudit.rules_base import Rule
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {Status.FAIL: "error", Status.INCONCLUSIVE: "warning"}
-_GRAVE = frozenset({"DPA001", "DPA003", "DPA007", "DPA101", "DPA102", "DPA202", "DPA306"})
+_GRAVE = frozenset({"DPA001", "DPA003", "DPA007", "DPA101", "DPA102", "DPA202", "DPA302", "DPA304", "DPA306", "DPA307"})
 
 
 def render(evidence: Evidence, verdict: Verdict, policy: Policy | None = None) -> str:
@@ -28,6 +28,7 @@ def render(evidence: Evidence, verdict: Verdict, policy: Policy | None = None) -
         "tool": {
             "driver": {
                 "name": "dpaudit",
+                "informationUri": "https://dpaudit.dev/",
                 "semanticVersion": __version__,
                 "rules": [_rule(rule) for rule in CATALOGUE],
             }

@@ -19,8 +19,8 @@ PASS, FAIL, UNCLEAR, WAIVED, IDLE = (
 )
 ABOUT_RUN = ("DPA003", "DPA005", "DPA007", "DPA102", "DPA306")
 """Rules that ask whether training did what its ledger says."""
-REFUTING = ("DPA001", "DPA002", *ABOUT_RUN, "DPA101", "DPA202")
-"""Rules whose FAIL means that the numbers of the accounting do not hold for this training."""
+REFUTING = ("DPA001", "DPA002", *ABOUT_RUN, "DPA101", "DPA202", "DPA204", "DPA302", "DPA303", "DPA307")
+"""Rules whose FAIL means that the numbers of the accounting do not hold for this training, or for this model."""
 
 
 class Standing(Enum):
@@ -88,6 +88,26 @@ _ATTACKS = {
 _GAME = {
     PASS: "Members and non-members are alike but for their membership, as far as the check could see.",
     IDLE: "There was no attack whose members and non-members could be compared.",
+}
+_ALIVE = {
+    PASS: "The attacks were seen to win on a model without noise, so that their losing here means something.",
+    UNCLEAR: "An attack was not seen to win where it must: that it loses here means little.",
+    WAIVED: "Whether the attacks can win at all is waived.",
+    IDLE: "Whether the attacks can win at all was not tried.",
+}
+_WORST_GROUP = {
+    PASS: "The group that attacks hit hardest stays below what the accounting allows.",
+    FAIL: "Attacks do better against one group than the accounting allows for anybody.",
+    UNCLEAR: "It could not be judged how the worst-off group fares.",
+    WAIVED: "How the worst-off group fares is waived.",
+    IDLE: "No group was looked at on its own: an average hides those who are hit.",
+}
+_DRILL = {
+    PASS: "A fault that was planted on purpose was caught.",
+    FAIL: "A fault that was planted on purpose was not caught: the same tests would miss a real one.",
+    UNCLEAR: "It is not known whether a planted fault would have been caught.",
+    WAIVED: "A fire drill is waived.",
+    IDLE: "No fault was planted to see whether it would be caught.",
 }
 _NO_GAME = (
     "Members and non-members were not shown to be alike: what attacks achieve may come from the data, "
@@ -160,6 +180,18 @@ class Story:
     def power(self) -> str:
         """Say whether the audit's silence means anything."""
         return self._with("DPA103", _POWER)
+
+    def drill(self) -> str:
+        """Say whether a planted fault was caught."""
+        return self._with("DPA105", _DRILL)
+
+    def alive(self) -> str:
+        """Say whether the attacks can win at all."""
+        return self._with("DPA203", _ALIVE, _ALIVE[UNCLEAR])
+
+    def worst_group(self) -> str:
+        """Say how the worst-off group fares."""
+        return self._with("DPA204", _WORST_GROUP)
 
     def attacks(self) -> str:
         """Say how the attacks compare with what the accounting allows."""

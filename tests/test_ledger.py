@@ -129,13 +129,32 @@ def test_any_changed_byte_is_found(whole, data):
         PrivacyLedger.from_bytes(changed)
 
 
-def test_every_byte_flipped_by_one_bit_is_found(whole):
-    content, _ = whole
+def changed(content, ends, position, value):
+    """Return the content with one byte changed, and what the refusal must name."""
+    line = sum(1 for end in ends if end <= position) + 1
+    return content[:position] + bytes([value]) + content[position + 1 :], f"ledger line {line} "
+
+
+def refusal_of(content):
+    with pytest.raises(LedgerCorrupt) as refusal:
+        PrivacyLedger.from_bytes(content)
+    return str(refusal.value)
+
+
+def test_every_byte_flipped_by_one_bit_is_found_and_its_line_named(whole):
+    content, ends = whole
     for position in range(len(content)):
-        changed = bytearray(content)
-        changed[position] ^= 1 << (position % 8)
-        with pytest.raises(LedgerCorrupt):
-            PrivacyLedger.from_bytes(bytes(changed))
+        data, named = changed(content, ends, position, content[position] ^ 1 << (position % 8))
+        assert named in refusal_of(data)
+
+
+@pytest.mark.slow
+def test_every_byte_changed_to_every_other_value_is_found_and_its_line_named(whole):
+    content, ends = whole
+    for position in range(len(content)):
+        for value in set(range(256)) - {content[position]}:
+            data, named = changed(content, ends, position, value)
+            assert named in refusal_of(data), (position, value)
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,6 +9,7 @@ from dpaudit.errors import UsageError
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Relation
 
+SEARCH = "hyperparameter_search"  # the fact, of a header or a line
 Source = PrivacyLedger | ev.Event | Sequence[PrivacyLedger]
 
 
@@ -32,22 +33,32 @@ def event_of(source: Source) -> ev.Event:
     """Return the one event that a source amounts to; equal events of ledgers are counted, whatever their order.
 
     Adaptive composition does not depend on the order, so that 1000 equal rounds cost one power.
+
+    Raises: UsageError if the ledgers protect different units, for a sum of both would protect neither.
     """
     ledgers = ledgers_of(source)
     if not ledgers:
         if not isinstance(source, ev.Event):
             raise UsageError(f"expected a ledger or a privacy event; got {type(source).__name__}.")
         return source
+    units = {str(ledger.facts["unit"]) for ledger in ledgers if ledger.facts.get("unit") is not None}
+    if len(units) > 1:
+        raise UsageError(
+            f"the ledgers protect different units: {', '.join(sorted(units))}. Convert them to one (unit='client')."
+        )
     return _grouped(Counter(entry.event for ledger in ledgers for entry in ledger.events() if entry.event is not None))
 
 
 def facts_of(source: Source) -> Mapping[str, Any]:
-    """Return the facts on which the headers of all ledgers agree; nothing for an event."""
+    """Return the facts on which the headers of all ledgers agree, and searches in their lines; nothing for an event."""
     ledgers = ledgers_of(source)
     if not ledgers:
         return {}
     first, *others = (ledger.facts for ledger in ledgers)
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    agreed = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    lines = [entry.facts.get(SEARCH) for ledger in ledgers for entry in ledger.events()]
+    searches = [search for search in lines if search is not None]
+    return {**agreed, SEARCH: searches[0] if len(searches) == 1 else searches} if searches else agreed
 
 
 def digest_of(source: Source) -> str | None:

@@ -9,14 +9,13 @@ from dpaudit import events as ev
 from dpaudit.accounting.bounds import epsilon_of, grid_width
 from dpaudit.accounting.exporters import to_dp_accounting
 from dpaudit.accounting.pld import DISCRETIZATION, flattened
-from dpaudit.accounting.witness import witness_epsilon
+from dpaudit.accounting.witness import WITNESS_UP_TO, witness_epsilon
 from dpaudit.errors import AccountantsDisagree, Refusal, UsageError
 from dpaudit.records import Assumption, AssumptionStatus, Relation
 
 _TOLERANCE = 1e-3
 _PER_STEP = 1e-9  # dp-accounting loses digits with every step under replace-one: 6e-5 in a million (benchmarks)
 _SLACK, _FINE_SHARE = 1e-6, 1e-4
-_WITNESS_UP_TO = 200.0  # beyond, dp-accounting's grids take minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ def check_agreement(
     if epsilon_rdp is not None and epsilon_rdp < epsilon_pld * (1 - _SLACK) - _SLACK:
         _accuse_rdp(event, delta, relation, epsilon_rdp)
     asked: Any = None
-    if witness and epsilon_pld < _WITNESS_UP_TO:
+    if witness and epsilon_pld < WITNESS_UP_TO:
         asked = witness_epsilon(event, delta, relation=relation)
     if asked is not None:
         _compare_with(asked, event, delta, relation)

@@ -1,12 +1,13 @@
-"""What an upper bound rests on, taken from the facts that a ledger declares; nothing here is checked."""
+"""What an upper bound rests on: declared by the facts of a ledger, contradicted by them, or verified by checks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dpaudit import events as ev
+from dpaudit.accounting._source import SEARCH
 from dpaudit.accounting.pld import flattened
-from dpaudit.records import Assumption, AssumptionStatus, Relation
+from dpaudit.records import Assumption, AssumptionStatus, CheckResult, Relation, Status
 
 
 def without_amplification(event: ev.Event) -> ev.Event:
@@ -36,7 +37,6 @@ def without_amplification(event: ev.Event) -> ev.Event:
     return event
 
 
-_REALISED = ("realised", "realized", "actual", "batch", "cohort")
 _TUNING = "hyper-parameters were not chosen by looking at these people's data, unless the search is in the ledger"
 _SAMPLERS = {
     ev.PoissonSampled: "each unit enters each batch independently and in secret (Poisson sampling)",
@@ -64,50 +64,67 @@ def kinds_of(event: ev.Event) -> set[type]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """Facts, and where they were declared."""
+    """Facts, where they were declared, and what they contradict."""
 
     facts: Mapping[str, Any]
     source: str
+    refuted: Mapping[str, str]
 
-    def assumption(self, id_: str, text: str, key: str) -> Assumption:
-        """Return an assumption that is declared if its fact is there, and not checked otherwise."""
-        value = self.facts.get(key)
-        if value is None:
+    def assumption(self, id_: str, text: str, *keys: str) -> Assumption:
+        """Return an assumption: refuted, declared if all its facts are there, not checked otherwise."""
+        if id_ in self.refuted:
+            against = f"{text}: {self.refuted[id_]}"
+            return Assumption(id=id_, text=against, status=AssumptionStatus.REFUTED, evidence=self.source)
+        values = [self.facts.get(key) for key in keys]
+        if any(value is None for value in values):
             return Assumption(id=id_, text=f"{text}: not recorded")
-        evidence = f"{self.source}, fact {key!r}"
-        return Assumption(id=id_, text=f"{text}: {value}", status=AssumptionStatus.DECLARED, evidence=evidence)
-
-    def refuted(self, id_: str, text: str, key: str) -> Assumption:
-        """Return an assumption that its fact contradicts."""
-        return Assumption(id=id_, text=text, status=AssumptionStatus.REFUTED, evidence=f"{self.source}, fact {key!r}")
-
-
-def _denominator(facts: _Facts) -> Assumption:
-    """The trap of dividing by the batch that came: its size tells who was there (arXiv:2605.15648)."""
-    if str(facts.facts.get("denominator")).lower() in _REALISED:
-        text = "sums are divided by the realised number of participants, so that one unit moves every other's share"
-        return facts.refuted("denominator", text, "denominator")
-    return facts.assumption(
-        "denominator", "sums are divided by a number that does not depend on who came", "denominator"
-    )
+        named = ", ".join(f"{key!r}" for key in keys)
+        return Assumption(
+            id=id_,
+            text=f"{text}: {', '.join(map(str, values))}",
+            status=AssumptionStatus.DECLARED,
+            evidence=f"{self.source}, fact {named}",
+        )
 
 
-def _clip(facts: _Facts) -> Assumption:
-    """The trap of micro-batches: clipping their mean lets one unit change it by two norms (arXiv:2303.00654, 5.6)."""
-    size = facts.facts.get("microbatch_size")
-    if isinstance(size, int | float) and size > 1:
-        text = f"micro-batches of {size} are clipped as one: record the event with half its noise multiplier"
-        return facts.refuted("clip", text, "microbatch_size")
-    return facts.assumption("clip", "norm that one unit contributes at most to a sum", "clip_norm")
+def _tuning(facts: _Facts, kinds: set[type]) -> Assumption:
+    """The search of hyper-parameters: in the ledger, declared as not there, or unknown."""
+    stated = facts.facts.get(SEARCH)
+    if stated is None and ev.RepeatAndSelect not in kinds:
+        return facts.assumption("tuning", _TUNING, SEARCH)
+    told = [item.get("reason", item) if isinstance(item, Mapping) else item for item in _listed(stated)]
+    what = "; ".join(map(str, told)) or "it is (the best of a random number of runs)"
+    evidence = f"{facts.source}, fact {SEARCH!r}" if told else "event RepeatAndSelect"
+    return Assumption(id="tuning", text=f"{_TUNING}: {what}", status=AssumptionStatus.DECLARED, evidence=evidence)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def assumptions_of(
-    event: ev.Event, facts: Mapping[str, Any], relation: Relation, *, source: str = "ledger header"
+    event: ev.Event,
+    facts: Mapping[str, Any],
+    relation: Relation,
+    *,
+    source: str = "ledger header",
+    refuted: Mapping[str, str] | None = None,
 ) -> tuple[Assumption, ...]:
-    """Return the assumptions behind the bounds on an event; `facts` are what `source` declares of the run."""
-    kinds, known = kinds_of(event), _Facts(facts, source)
+    """Return the assumptions behind the bounds on an event.
+
+    Args:
+        event: what is accounted for.
+        facts: what `source` declares of the run.
+        relation: neighbouring relation.
+        source: where the facts were declared.
+        refuted: what the facts contradict, by the id of the assumption (see `dpaudit.accounting.recorded`).
+    """
+    kinds = kinds_of(event)
+    known = _Facts(facts=facts, source=source, refuted=refuted or {})
     samplers = [text for kind, text in _SAMPLERS.items() if kind in kinds] or ["every unit may take part in every step"]
     relations = Assumption(
         id="relation",
@@ -119,11 +136,44 @@ def assumptions_of(
         relations,
         known.assumption("unit", "privacy unit", "unit"),
         known.assumption("sampler", f"{'; '.join(samplers)}; declared sampler", "sampler"),
-        _clip(known),
-        _denominator(known),
-        known.assumption(
-            "noise-generator", "generator of the noise, taken as ideal real-valued noise", "noise_generator"
-        ),
-        known.assumption("tuning", _TUNING, "hyperparameter_search"),
+        known.assumption("clip", "norm that one unit contributes at most to a sum", "clip_norm"),
+        known.assumption("noise", "standard deviation of the noise on a sum", "noise_stddev"),
+        known.assumption("denominator", "sums are divided by a number that does not depend on who came", "denominator"),
+        known.assumption("noise-generator", "generator of the noise, taken as ideal real-valued noise", "noise_source"),
+        known.assumption("seeds", "nobody else can know the seeds of noise and sampling", "seed_origin"),
+        _tuning(known, kinds),
         Assumption(id="complete", text="the ledger holds every release that was computed from these people's data"),
     )
+
+
+_CHECKS = {
+    "sampler": ("sampling.",),
+    "clip": ("step.sensitivity",),
+    "noise": ("step.noise", "noise.scale", "noise.rounds", "ledger.noise"),
+    "denominator": ("step.denominator", "ledger.denominator"),
+    "noise-generator": ("step.noise-shape", "noise.shape", "noise.reuse"),
+}
+
+
+def verified_by(assumptions: Iterable[Assumption], checks: Iterable[CheckResult]) -> tuple[Assumption, ...]:
+    """Return assumptions with what the checks of a run say of them: verified, or refuted.
+
+    An assumption is verified if some check is about it and all of those passed, refuted if one failed; a check that
+    could not decide leaves it as it was. What a check can show is in its `detail`: a pass is no proof.
+    """
+    results = tuple(checks)
+    return tuple(
+        _judged(item, [c for c in results if c.id.startswith(_CHECKS.get(item.id, ()))]) for item in assumptions
+    )
+
+
+def _judged(item: Assumption, about: list[CheckResult]) -> Assumption:
+    failed = [check.id for check in about if check.status == Status.FAIL]
+    if item.status == AssumptionStatus.REFUTED or not about:
+        return item
+    if failed:
+        return replace(item, status=AssumptionStatus.REFUTED, evidence=f"check {', '.join(failed)}")
+    if all(check.status == Status.PASS for check in about):
+        names = ", ".join(dict.fromkeys(check.id for check in about))
+        return replace(item, status=AssumptionStatus.VERIFIED, evidence=f"check {names}")
+    return item

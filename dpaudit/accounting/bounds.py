@@ -7,9 +7,10 @@ from dpaudit import _validate
 from dpaudit import events as ev
 from dpaudit.accounting._pmf import Pld, TooFine
 from dpaudit.accounting._renyi import ORDERS
-from dpaudit.accounting._source import Source, event_of, relation_of
+from dpaudit.accounting._source import Source, event_of, ledgers_of, relation_of
 from dpaudit.accounting.pld import DISCRETIZATION, effective_gaussian, flattened, pld_of
 from dpaudit.accounting.rdp import rdp_of
+from dpaudit.accounting.recorded import contradicted_lines, no_bound
 from dpaudit.errors import Refusal
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Relation
@@ -19,6 +20,25 @@ _COARSER = 4.0
 _COARSEST = 1.0
 _SHARE = 0.005  # of the variance, and so about half of it of epsilon
 _RESOLUTION = 1e-12
+_RARE = 0.1
+
+
+def _variance(event: ev.Event, relation: Relation) -> float:
+    """Estimate the variance of one step's loss; only the width of a grid depends on it.
+
+    Where a batch hardly ever tells that a unit is in it, that of a sampled Gaussian is q^2 (e^(1/z^2) - 1), and
+    4 q^2 sinh(1/z^2) if the unit is replaced. Elsewhere a divergence of order near 1 is about half the variance.
+    """
+    if isinstance(event, ev.PubliclySampled):
+        inner = flattened(event.event)
+        return event.sampling_rate * sum(n * _variance(part, relation) for part, n in inner.items())
+    multiplier = effective_gaussian(event.event) if isinstance(event, ev.PoissonSampled) else None
+    if isinstance(event, ev.PoissonSampled) and multiplier:
+        growth = min(multiplier**-2, 700.0)
+        if event.sampling_rate * math.exp(growth) <= _RARE:
+            told = 4 * math.sinh(growth) if relation == Relation.REPLACE_ONE else math.expm1(growth)
+            return event.sampling_rate**2 * told
+    return 2 * float(rdp_of(event, relation=relation).values[0]) / float(ORDERS[0])
 
 
 def grid_width(event: ev.Event, relation: Relation, *, widest: float, share: float) -> float:
@@ -26,19 +46,15 @@ def grid_width(event: ev.Event, relation: Relation, *, widest: float, share: flo
 
     Splitting a loss between the ends of its cell adds width^2 / 6 to its variance, in every step. Where a step loses
     less than the usual width, as with sampling rates of 1e-5 and millions of steps, that would be most of epsilon.
-    A divergence of order near 1 is about half the variance.
     """
-    variance, steps = 0.0, 0
-    for part, count in flattened(event).items():
-        try:
-            divergence = rdp_of(part, relation=relation).values[0]
-        except Refusal:
-            return widest
-        variance += count * 2 * float(divergence) / ORDERS[0]
-        steps += count
+    parts = flattened(event)
+    try:
+        variance = sum(count * _variance(part, relation) for part, count in parts.items())
+    except Refusal:
+        return widest
     if not 0 < variance < math.inf:
         return widest
-    return min(widest, math.sqrt(6 * share * variance / steps))
+    return min(widest, math.sqrt(6 * share * variance / sum(parts.values())))
 
 
 def pld_that_fits(event: ev.Event, *, relation: Relation, discretization: float | None = None) -> Pld:
@@ -60,8 +76,8 @@ def pld_that_fits(event: ev.Event, *, relation: Relation, discretization: float 
 
 
 def exact_gaussian(event: ev.Event, relation: Relation) -> float | None:
-    """Return mu where the event is a composition of Gaussians and so exactly mu-GDP, else None."""
-    multiplier = effective_gaussian(event)
+    """Return mu where the event is a composition of Gaussians (and trees) and so exactly mu-GDP, else None."""
+    multiplier = effective_gaussian(event, with_trees=True)
     if multiplier is None or multiplier == 0:
         return None
     return (2 if relation == Relation.REPLACE_ONE else 1) / multiplier
@@ -97,15 +113,17 @@ def epsilon(
         discretization: width of the PLD grid; None takes 1e-4, finer where steps lose very little.
 
     Raises:
-        UsageError: for arguments out of range.
+        UsageError: for arguments out of range, and ledgers on different units.
         UnsupportedEvent: for an event that this accountant cannot bound.
-        Refusal: where epsilon is infinite.
+        Refusal: where epsilon is infinite, or the facts of a ledger contradict its events.
     """
     _validate.open_unit_interval(delta=delta)
     _validate.one_of(get_args(Accountant), accountant=accountant)
     if discretization is not None:
         _validate.positive(discretization=discretization)
     event, chosen = event_of(ledger_or_event), relation_of(ledger_or_event, relation)
+    if against := contradicted_lines(ledgers_of(ledger_or_event), chosen):
+        raise Refusal(no_bound(against))
     result = epsilon_of(event, delta, accountant, chosen, discretization)
     if math.isinf(result):
         raise Refusal(_why_infinite(delta, accountant))

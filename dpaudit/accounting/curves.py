@@ -69,13 +69,8 @@ class PrivacyCurve:
         return 1 - self.false_negative_rate(fpr)
 
     def posterior(self, prior: float, fpr: float) -> float:
-        """Return the largest posterior probability of membership after a positive of an attack with rate `fpr`.
-
-        By Bayes, prior * TPR / (prior * TPR + (1 - prior) * FPR) with the ceiling on TPR.
-        """
-        _validate.open_unit_interval(prior=prior, fpr=fpr)
-        hits = prior * float(self.true_positive_rate(fpr))
-        return hits / (hits + (1 - prior) * fpr)
+        """Return the largest posterior probability of membership after a positive of an attack with rate `fpr`."""
+        return largest_posterior(prior, tpr=float(self.true_positive_rate(fpr)), fpr=fpr)
 
     def advantage(self) -> float:
         """Return the largest TPR - FPR of any attack: delta at epsilon 0."""
@@ -111,6 +106,17 @@ class PrivacyCurve:
             enough = np.all(np.interp(np.minimum(alpha + middle, 1.0), alpha, beta) - middle <= gaussian)
             low, high = (low, middle) if enough else (middle, high)
         return high
+
+
+def largest_posterior(prior: float, *, tpr: float, fpr: float) -> float:
+    """Return the probability of membership after a positive of an attack with these rates, by Bayes.
+
+    With the ceiling on `tpr` at `fpr` it is the largest that any attack with `fpr` reaches.
+
+    Raises: UsageError unless prior and fpr lie strictly between 0 and 1.
+    """
+    _validate.open_unit_interval(prior=prior, fpr=fpr)
+    return prior * tpr / (prior * tpr + (1 - prior) * fpr)
 
 
 def pairs(first: Sequence[float] | Floats, second: Floats) -> tuple[tuple[float, float], ...]:

@@ -10,6 +10,7 @@ from scipy.special import gammaln
 
 from dpaudit import _validate
 from dpaudit import events as ev
+from dpaudit.accounting._source import Source, event_of, ledgers_of
 from dpaudit.accounting.pld import effective_gaussian, unsupported
 from dpaudit.errors import UsageError
 from dpaudit.records import Unit
@@ -144,3 +145,26 @@ def convert_unit(
         "an example-level guarantee does not follow from a client-level one under add-or-remove-one: a client that "
         "loses an example still takes part. Ask for the client level, or for replace-one."
     )
+
+
+def event_at(source: Source, *, unit: Unit | str | None = None, max_examples_per_client: int | None = None) -> ev.Event:
+    """Return the one event that a source amounts to for a unit of privacy, each ledger converted from its own.
+
+    Ledgers that do not say their unit, and events, are taken to be for `unit`. The cap on the examples of a client is
+    the argument, else the ledger's fact `max_examples_per_client`.
+
+    Raises: UsageError where a conversion is not valid, or ledgers of different units meet without `unit`.
+    """
+    ledgers = ledgers_of(source)
+    if unit is None or not ledgers:
+        return event_of(source)
+    converted = [
+        convert_unit(
+            event_of(ledger),
+            recorded=ledger.facts.get("unit") or unit,
+            wanted=unit,
+            max_examples_per_client=max_examples_per_client or ledger.facts.get("max_examples_per_client"),
+        )
+        for ledger in ledgers
+    ]
+    return converted[0] if len(converted) == 1 else ev.Composed(events=tuple(converted))

@@ -6,7 +6,7 @@ there or not; under replace-one two contributions differ by at most 2, which hal
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ DISCRETIZATION = 1e-4
 
 
 def flattened(event: ev.Event, count: int = 1) -> Counter[ev.Event]:
-    """Return the multiset of events that a composition is made of; NoOps are left out."""
-    if isinstance(event, ev.NoOp) or count == 0:
+    """Return the multiset of events that a composition is made of; what costs nothing is left out."""
+    if isinstance(event, ev.NoOp) or count == 0 or (isinstance(event, ev.TreeAggregation) and not event.steps):
         return Counter()
     if isinstance(event, ev.SelfComposed):
         return flattened(event.event, count * event.count)
@@ -38,24 +38,47 @@ def flattened(event: ev.Event, count: int = 1) -> Counter[ev.Event]:
     return Counter({event: count})
 
 
-def effective_gaussian(event: ev.Event) -> float | None:
-    """Return the noise multiplier of the one Gaussian that a composition of Gaussians on the same units equals."""
-    parts = flattened(event)
-    multipliers = [(part.noise_multiplier, n) for part, n in parts.items() if isinstance(part, ev.Gaussian)]
-    if not parts or len(multipliers) < len(parts):
-        return None
-    if any(z == 0 for z, _ in multipliers):
-        return 0.0
-    return 1 / math.sqrt(sum(n / z**2 for z, n in multipliers))
-
-
 def tree_multiplier(event: ev.TreeAggregation) -> float:
     """Return the noise multiplier of the Gaussian that trees with restarts equal (arXiv:2103.00039, Appendix D).
 
     A unit takes part once per tree, and then in one node of every level: bit_length(steps) nodes in a tree.
     """
-    nodes = sum(step.bit_length() for step in event.steps)
-    return event.noise_multiplier / math.sqrt(nodes) if nodes else math.inf
+    return event.noise_multiplier / math.sqrt(sum(step.bit_length() for step in event.steps))
+
+
+def effective_gaussian(event: ev.Event, *, with_trees: bool = False) -> float | None:
+    """Return the noise multiplier of the one Gaussian that a composition of Gaussians on the same units equals.
+
+    None where the event holds anything else, or nothing. `with_trees` takes trees for the Gaussians that they are;
+    inside a sampler they are none, for its sample would have to be one and the same for a whole tree.
+    """
+    precision, parts = 0.0, flattened(event)
+    for part, count in parts.items():
+        if not isinstance(part, ev.Gaussian) and not (with_trees and isinstance(part, ev.TreeAggregation)):
+            return None
+        multiplier = tree_multiplier(part) if isinstance(part, ev.TreeAggregation) else part.noise_multiplier
+        if multiplier == 0:
+            return 0.0
+        precision += count / multiplier**2
+    return 1 / math.sqrt(precision) if parts else None
+
+
+def joint_sample(event: ev.PoissonSampled) -> tuple[float, ev.Event]:
+    """Return the rate and the event of a sample; sampling of a sample, both in secret, is sampling at the product."""
+    rate, inner = event.sampling_rate, event.event
+    while isinstance(inner, ev.PoissonSampled):
+        rate, inner = rate * inner.sampling_rate, inner.event
+    return rate, inner
+
+
+def cut_batches(event: ev.TruncatedPoissonGaussian) -> tuple[float, float]:
+    """Return how often another unit's batch is full, and the rate at which a unit then replaces another.
+
+    As in dp-accounting (arXiv:2508.15089); (0, 0) where no batch is ever cut.
+    """
+    n, q, b = event.dataset_size, event.sampling_rate, event.max_batch_size
+    cut = float(bdtrc(b - 1, n - 1, q)) if q > 0 and b <= n - 1 else 0.0
+    return (cut, min(1.0, float(bdtrc(b, n, q)) * b / cut / n)) if cut > 0 else (0.0, 0.0)
 
 
 def infinite(event: ev.Event, why: str) -> Refusal:
@@ -89,9 +112,7 @@ def _laplace(event: ev.Laplace, rate: float, relation: Relation, step: float) ->
 
 
 def _sampled(event: ev.PoissonSampled, relation: Relation, step: float) -> Pld:
-    rate, inner = event.sampling_rate, event.event
-    while isinstance(inner, ev.PoissonSampled):  # sampling of a sample, both in secret, is sampling at the product
-        rate, inner = rate * inner.sampling_rate, inner.event
+    rate, inner = joint_sample(event)
     parts = flattened(inner)
     if rate == 0 or not parts:
         return identity(step)
@@ -113,16 +134,11 @@ def _sampled(event: ev.PoissonSampled, relation: Relation, step: float) -> Pld:
 
 def _truncated(event: ev.TruncatedPoissonGaussian, relation: Relation, step: float) -> Pld:
     """Mixture of arXiv:2508.15089 as in dp-accounting: where the batch was cut, the unit may have replaced another."""
-    n, q, b, z = event.dataset_size, event.sampling_rate, event.max_batch_size, event.noise_multiplier
-    if q == 0 or b == 0 or n == 0:
-        return identity(step)
-    plain = _gaussian(event, z, q, relation, step)
-    cut = float(bdtrc(b - 1, n - 1, q)) if b <= n - 1 else 0.0
-    if cut == 0.0:
+    plain = _gaussian(event, event.noise_multiplier, event.sampling_rate, relation, step)
+    cut, rate = cut_batches(event)
+    if cut == 0:
         return plain
-    rate = min(1.0, float(bdtrc(b, n, q)) * b / cut / n)
-    replaced = _gaussian(event, z / 2, rate, Relation.REPLACE_ONE, step)
-    return plain.mixed(replaced, cut)
+    return plain.mixed(_gaussian(event, event.noise_multiplier / 2, rate, Relation.REPLACE_ONE, step), cut)
 
 
 def _without_replacement(event: ev.SampledWithoutReplacement, relation: Relation, step: float) -> Pld:
@@ -190,25 +206,16 @@ def refuse(event: ev.Event, accountant: str) -> Refusal:
     return unsupported(event, f"the {accountant} accountant does not know it")
 
 
-def _joined(gaussians: Mapping[ev.Gaussian | ev.TreeAggregation, int]) -> float:
-    """Return the noise multiplier of one Gaussian that equals all of these."""
-    precision = 0.0
-    for part, count in gaussians.items():
-        multiplier = tree_multiplier(part) if isinstance(part, ev.TreeAggregation) else part.noise_multiplier
-        if multiplier == 0:
-            raise infinite(part, "has noise multiplier 0")
-        precision += count / multiplier**2
-    return 1 / math.sqrt(precision) if precision else math.inf
-
-
 def pld_of(event: ev.Event, *, relation: Relation, step: float = DISCRETIZATION) -> Pld:
     """Return the privacy loss distribution of an event on a grid of width `step`.
 
     Raises: UnsupportedEvent if there is none, Refusal if epsilon is infinite, TooFine if the grid is too large.
     """
     parts = flattened(event)
-    gaussians = {part: n for part, n in parts.items() if isinstance(part, ev.Gaussian | ev.TreeAggregation)}
-    total = _gaussian(event, _joined(gaussians), 1.0, relation, step) if gaussians else None
+    gaussians = [part for part in parts if isinstance(part, ev.Gaussian | ev.TreeAggregation)]
+    together = ev.Composed(events=tuple(ev.SelfComposed(event=part, count=parts[part]) for part in gaussians))
+    multiplier = effective_gaussian(together, with_trees=True)
+    total = None if multiplier is None else _gaussian(gaussians[0], multiplier, 1.0, relation, step)
     for part, count in parts.items():
         if part in gaussians:
             continue

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtrc, logsumexp
+from scipy.special import logsumexp
 
 from dpaudit import events as ev
 from dpaudit.accounting import _cells
 from dpaudit.accounting._pmf import Floats, Pld
 from dpaudit.accounting._renyi import ORDERS, log_mixture, log_moments, log_normal, sampled_gaussian
-from dpaudit.accounting.pld import effective_gaussian, flattened, infinite, refuse, tree_multiplier, unsupported
+from dpaudit.accounting.pld import (
+    cut_batches,
+    effective_gaussian,
+    flattened,
+    infinite,
+    joint_sample,
+    refuse,
+    tree_multiplier,
+    unsupported,
+)
 from dpaudit.records import Relation
 
 _NO_PROTECTION = 0.05  # noise multipliers under which integrals would take millions of points
@@ -99,15 +108,11 @@ def _mixed(first: Floats, second: Floats, weight: float) -> Floats:
 
 
 def _truncated(event: ev.TruncatedPoissonGaussian, relation: Relation) -> Rdp:
-    n, q, b, z = event.dataset_size, event.sampling_rate, event.max_batch_size, event.noise_multiplier
-    if q == 0 or b == 0 or n == 0:
-        return NOTHING
-    plain = _gaussian(event, z, q, relation)
-    cut = float(bdtrc(b - 1, n - 1, q)) if b <= n - 1 else 0.0
-    if cut == 0.0:
+    plain = _gaussian(event, event.noise_multiplier, event.sampling_rate, relation)
+    cut, rate = cut_batches(event)
+    if cut == 0:
         return Rdp(values=plain)
-    rate = min(1.0, float(bdtrc(b, n, q)) * b / cut / n)
-    return Rdp(values=_mixed(plain, _gaussian(event, z / 2, rate, Relation.REPLACE_ONE), cut))
+    return Rdp(values=_mixed(plain, _gaussian(event, event.noise_multiplier / 2, rate, Relation.REPLACE_ONE), cut))
 
 
 def _without_replacement(event: ev.SampledWithoutReplacement, relation: Relation) -> Rdp:
@@ -128,9 +133,7 @@ def _without_replacement(event: ev.SampledWithoutReplacement, relation: Relation
 
 
 def _sampled(event: ev.PoissonSampled, relation: Relation) -> Rdp:
-    rate, inner = event.sampling_rate, event.event
-    while isinstance(inner, ev.PoissonSampled):
-        rate, inner = rate * inner.sampling_rate, inner.event
+    rate, inner = joint_sample(event)
     parts = flattened(inner)
     if rate == 0 or not parts:
         return NOTHING

@@ -14,6 +14,7 @@ from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Relation
 
 _STEP, _SHARE = 1e-3, 0.02  # coarser than the final number: an upper bound all the same, up to 1 % larger
+_COARSE, _FAITHFUL = 0.05, 2e-4  # coarser still where losses are so large that it adds next to nothing
 
 
 class RunningEpsilon:
@@ -40,7 +41,10 @@ class RunningEpsilon:
         self._mu = exact_gaussian(event, chosen)
         self._powers: tuple[Powers, ...] = ()
         if self._mu is None:
-            width = discretization or grid_width(event, chosen, widest=_STEP, share=_SHARE)
+            width = discretization or max(
+                grid_width(event, chosen, widest=_STEP, share=_SHARE),
+                grid_width(event, chosen, widest=_COARSE, share=_FAITHFUL),
+            )
             pld = pld_that_fits(event, relation=chosen, discretization=width)
             self._powers = tuple(Powers(pmf) for pmf in (pld.remove, pld.add) if pmf is not None)
 

@@ -1,6 +1,7 @@
 """Everything the accountants say of a ledger, in one record, with what it rests on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +14,12 @@ from dpaudit.accounting.agreement import check_agreement
 from dpaudit.accounting.assumptions import assumptions_of, without_amplification
 from dpaudit.accounting.bounds import epsilon, pld_that_fits
 from dpaudit.accounting.curves import PrivacyCurve, pairs
+from dpaudit.accounting.group import event_at, group_event
 from dpaudit.accounting.pld import flattened
+from dpaudit.accounting.recorded import contradicted_lines, contradictions, no_bound
 from dpaudit.accounting.running import RunningEpsilon
 from dpaudit.errors import Refusal, UnsupportedEvent
-from dpaudit.records import AccountingSummary, Relation
+from dpaudit.records import AccountingSummary, Assumption, Relation, Unit
 
 _DELTAS = tuple(sorted({*(round(float(d), 20) for d in np.geomspace(1e-10, 0.1, 37)), 1e-4, 1e-5, 1e-6, 1e-7, 1e-8}))
 _RATES = (0.001, 0.01, 0.05, 0.1)
@@ -65,53 +68,96 @@ def summarize(
     *,
     delta: float,
     relation: Relation | str | None = None,
+    unit: Unit | str | None = None,
+    group_size: int = 1,
+    max_examples_per_client: int | None = None,
     rounds: bool = True,
     witness: bool = True,
     facts: Mapping[str, Any] | None = None,
-    facts_source: str = "argument",
 ) -> AccountingSummary:
     """Return what the accountants say at `delta`: epsilons, mu, profile, trade-off curve, ceilings, assumptions.
 
-    Numbers that do not exist are None, with the reason in `reasons`. The last point of `epsilon_over_rounds` may lie
-    a little over `epsilon_pld` (0.04 % for q = 0.01, 1000 rounds), for it is computed on a coarser grid.
+    Numbers that do not exist are None, with the reason in `reasons`; so are all of a ledger whose facts contradict its
+    events (where only the sampler is contradicted, `epsilon_no_amplification` remains). The last point of
+    `epsilon_over_rounds` may lie a little over `epsilon_pld` (0.04 % for q = 0.01, 1000 rounds), for it is computed on
+    a coarser grid.
 
     Args:
         ledger_or_event: a ledger, several ledgers on the same people, or an event.
         delta: strictly between 0 and 1.
         relation: None takes that of the ledger, or add-or-remove-one.
+        unit: unit of privacy that is asked for; None takes the ledger's.
+        group_size: how many such units come or go together.
+        max_examples_per_client: cap that the training enforced; None takes the ledger's.
         rounds: whether to compute epsilon over the rounds.
         witness: whether to ask dp-accounting too (imports it, and takes about half a second).
-        facts: what is declared of the run (unit, sampler, clip_norm, ...), in place of the ledger's header.
-        facts_source: where `facts` were declared.
+        facts: what is declared of the run beside or in place of the ledger's header.
 
     Raises:
-        UsageError: for arguments out of range.
+        UsageError: for arguments out of range, and conversions between units that are not valid.
+        UnsupportedEvent: for events without a bound for groups.
         AccountantsDisagree: if the accountants contradict each other; the message names the one at fault.
     """
     _validate.open_unit_interval(delta=delta)
-    event, chosen = event_of(ledger_or_event), relation_of(ledger_or_event, relation)
-    if facts is None:
-        facts, facts_source = facts_of(ledger_or_event), "ledger header"
+    chosen, ledgers = relation_of(ledger_or_event, relation), ledgers_of(ledger_or_event)
+    event = event_at(ledger_or_event, unit=unit, max_examples_per_client=max_examples_per_client)
+    event = group_event(event, group_size)
+    known = {**facts_of(ledger_or_event), **(facts or {}), **({} if unit is None else {"unit": str(Unit(unit))})}
+    refuted = contradicted_lines(ledgers, chosen) or contradictions(event, facts or {}, chosen)
     reasons: dict[str, str] = {}
-    rdp = _or_reason("epsilon_rdp", reasons, lambda: epsilon(event, delta, "rdp", relation=chosen))
-    pld = _or_reason("epsilon_pld", reasons, lambda: epsilon(event, delta, "pld", relation=chosen))
-    plain = _or_reason("epsilon_no_amplification", reasons, lambda: _plain_epsilon(event, delta, chosen))
-    agreement = check_agreement(event, delta, relation=chosen, epsilon_rdp=rdp, epsilon_pld=pld, witness=witness)
-    if pld is None:
-        reasons["mu"] = f"no privacy loss distribution: {reasons['epsilon_pld']}"
+    numbers = _numbers(event, delta, chosen, reasons, refuted, witness=witness)
+    source = "ledger header" if ledgers else "argument"
+    assumed = assumptions_of(event, known, chosen, source=source, refuted=refuted)
+    of_rounds = rounds and numbers.pld is not None and len(ledgers) < 2 and event == event_of(ledger_or_event)
     return AccountingSummary(
         delta=delta,
         relation=chosen,
-        epsilon_rdp=rdp,
-        epsilon_pld=pld,
-        epsilon_no_amplification=plain,
-        epsilon_over_rounds=rounds_over(ledger_or_event, delta, chosen) if rounds and pld is not None else (),
-        assumptions=(*assumptions_of(event, facts, chosen, source=facts_source), agreement),
+        epsilon_rdp=numbers.rdp,
+        epsilon_pld=numbers.pld,
+        epsilon_no_amplification=numbers.plain,
+        epsilon_over_rounds=rounds_over(ledger_or_event, delta, chosen) if of_rounds else (),
+        assumptions=(*assumed, numbers.agreement),
         reasons=reasons,
         ledger_digest=digest_of(ledger_or_event),
         library=f"dpaudit {__version__}, dp-accounting {version('dp-accounting')}",
-        **(_curves(event, delta, chosen) if pld is not None else {}),
+        **(_curves(event, delta, chosen) if numbers.pld is not None else {}),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbers:
+    """The bounds on one event, and what comparing them showed."""
+
+    rdp: float | None
+    pld: float | None
+    plain: float | None
+    agreement: Assumption
+
+
+def _numbers(
+    event: ev.Event,
+    delta: float,
+    relation: Relation,
+    reasons: dict[str, str],
+    refuted: Mapping[str, str],
+    *,
+    witness: bool,
+) -> _Numbers:
+    """Return the bounds that exist; `reasons` gets why others do not."""
+
+    def asked(name: str, compute: Callable[[], float], *, of_sampler: bool) -> float | None:
+        if refuted and (of_sampler or set(refuted) != {"sampler"}):
+            reasons[name] = no_bound(refuted)
+            return None
+        return _or_reason(name, reasons, compute)
+
+    rdp = asked("epsilon_rdp", lambda: epsilon(event, delta, "rdp", relation=relation), of_sampler=True)
+    pld = asked("epsilon_pld", lambda: epsilon(event, delta, "pld", relation=relation), of_sampler=True)
+    plain = asked("epsilon_no_amplification", lambda: _plain_epsilon(event, delta, relation), of_sampler=False)
+    agreement = check_agreement(event, delta, relation=relation, epsilon_rdp=rdp, epsilon_pld=pld, witness=witness)
+    if pld is None:
+        reasons["mu"] = f"no privacy loss distribution: {reasons['epsilon_pld']}"
+    return _Numbers(rdp=rdp, pld=pld, plain=plain, agreement=agreement)
 
 
 def _curves(event: ev.Event, delta: float, relation: Relation) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from dpaudit import _validate
+from dpaudit.accounting._root import MARGIN, Search
 from dpaudit.accounting._source import as_relation
 from dpaudit.accounting.bounds import exact_gaussian, pld_that_fits
-from dpaudit.accounting.calibrate import LARGEST, MARGIN, SMALLEST, MakeEvent, Search, calibrate_event
+from dpaudit.accounting.calibrate import LARGEST, SMALLEST, MakeEvent, calibrate_event
 from dpaudit.accounting.curves import PrivacyCurve
 from dpaudit.errors import CannotCalibrate, Refusal, UnsupportedEvent, UsageError
 from dpaudit.records import Relation

@@ -9,6 +9,7 @@ from dpaudit.records import Relation
 
 _MIXTURE_STEP = 1e-3
 _MOST_STEPS = 2_000_000  # beyond, dp-accounting's windows grow without bound
+WITNESS_UP_TO = 200.0  # epsilon: beyond, dp-accounting's grids take minutes
 
 
 def _library() -> Any:
@@ -55,8 +56,7 @@ def _plain_gaussian(event: ev.Gaussian, relation: Relation, step: float) -> Any:
 
 
 def _tree(event: ev.TreeAggregation, relation: Relation, step: float) -> Any:
-    known = event.noise_multiplier > 0 and event.steps
-    return _gaussian(tree_multiplier(event), 1.0, relation, step) if known else None
+    return _gaussian(tree_multiplier(event), 1.0, relation, step) if event.noise_multiplier else None
 
 
 def _public(event: ev.PubliclySampled, relation: Relation, step: float) -> Any:
@@ -135,7 +135,7 @@ def witness_pld(event: ev.Event, *, relation: Relation, step: float = DISCRETIZA
 
 def witness_epsilon(event: ev.Event, delta: float, *, relation: Relation, step: float = DISCRETIZATION) -> float | None:
     """Return dp-accounting's PLD bound on epsilon at `delta`, or None where it has none."""
-    multiplier = effective_gaussian(event)
+    multiplier = effective_gaussian(event, with_trees=True)
     loss = (
         _gaussian(multiplier, 1.0, relation, step) if multiplier else witness_pld(event, relation=relation, step=step)
     )

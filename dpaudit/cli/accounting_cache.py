@@ -63,7 +63,8 @@ def _key(ledger: PrivacyLedger, delta: float, relation: Relation) -> dict[str, A
 def _code_digest() -> str:
     """Digest of the modules that compute accounting, so that a change of their code is a change of the key."""
     home = Path(__file__).parent.parent
-    sources = [*sorted((home / "accounting").glob("*.py")), home / "events.py", home / "gdp.py", home / "ledger.py"]
+    others = ("events.py", "gdp.py", "ledger.py", "samplers.py")
+    sources = [*sorted((home / "accounting").glob("*.py")), *(home / name for name in others)]
     return serialize.sha256_bytes(b"\0".join(path.read_bytes() for path in sources))
 
 

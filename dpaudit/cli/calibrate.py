@@ -1,16 +1,27 @@
 """`dpaudit calibrate`: the least noise multiplier that reaches a privacy target."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpaudit.cli.account import event_from_options
+from dpaudit.cli.accounting_options import (
+    RELATIONS,
+    SAMPLERS,
+    UNITS,
+    event_from_options,
+    grouped,
+    refuse_large_delta,
+    run_options,
+    searched,
+)
 from dpaudit.cli.output import emit, json_option
 from dpaudit.errors import CannotCalibrate, UsageError
 
-_SAMPLERS = ("poisson", "without-replacement", "shuffle", "none")
-_RELATIONS = ("add-or-remove-one", "replace-one")
+if TYPE_CHECKING:
+    from dpaudit.accounting import Target
+    from dpaudit.events import Event
+
 _MU_DOWN_TO = 1e-10
 
 
@@ -21,22 +32,49 @@ _MU_DOWN_TO = 1e-10
 @click.option("--sampling-rate", type=float, required=True, help="Expected share of the units in a batch, in (0, 1].")
 @click.option("--steps", type=int, required=True, help="Number of steps.")
 @click.option("--accountant", type=click.Choice(["pld", "rdp"]), default="pld", show_default=True)
-@click.option("--sampler", type=click.Choice(_SAMPLERS), default="poisson", show_default=True)
-@click.option("--relation", type=click.Choice(_RELATIONS), default="add-or-remove-one", show_default=True)
-@click.option(
-    "--participation-rate", type=float, help="Rate of a public coin that decides who may be in a step at all."
-)
-@click.option("--units", type=int, help="Number of units in the data, for --sampler without-replacement.")
+@click.option("--sampler", type=SAMPLERS, default="poisson", show_default=True)
+@click.option("--relation", type=RELATIONS, default="add-or-remove-one", show_default=True)
+@click.option("--unit", type=UNITS, help="What one unit is, for the statement.")
+@run_options
 @json_option
 def command(
     *, epsilon: float | None, target: str | None, delta: float | None, accountant: str, as_json: bool, **options: Any
 ) -> None:
-    """Print the least noise multiplier that reaches a target, on the safe side.
+    """Print the least noise multiplier that reaches a target, on the safe side, and what it rests on.
 
     Exit code: 0 found, 2 usage or no multiplier reaches the target, 3 the sampler cannot be accounted for.
     """  # fmt: skip
-    from dpaudit.accounting import Target, calibrate_target, parse_target
-    from dpaudit.accounting import epsilon as epsilon_at
+    from dpaudit.accounting import calibrate_target
+
+    goal = _goal(epsilon, target, delta)
+    if delta is not None:
+        refuse_large_delta(delta, options["units"])
+
+    def make_event(noise_multiplier: float) -> "Event":
+        return searched(event_from_options(noise_multiplier, options), options)[0]
+
+    found = calibrate_target(
+        goal,
+        _MU_DOWN_TO if delta is None else delta,
+        lambda noise_multiplier: grouped(make_event(noise_multiplier), options),
+        accountant=accountant,
+        relation=options["relation"],
+    )
+    reached = _reached(make_event(found), delta, accountant, options)
+    body = {
+        "noise_multiplier": found,
+        "delta": delta,
+        "target": goal,
+        "accountant": accountant,
+        **{name: options[name] for name in ("sampling_rate", "steps", "sampler", "relation", "unit", "units")},
+        "group_size": options["group_size"] or 1,
+        **reached,
+    }
+    emit("calibrate", body, _text(found, delta, goal, body, options), as_json=as_json)
+
+
+def _goal(epsilon: float | None, target: str | None, delta: float | None) -> "Target":
+    from dpaudit.accounting import Target, parse_target
 
     if (epsilon is None) == (target is None):
         raise UsageError("give --epsilon E or --target TARGET, one of them.")
@@ -45,33 +83,40 @@ def command(
     goal = parse_target(target) if target is not None else Target(kind="epsilon", value=float(epsilon or 0))
     if goal.kind == "epsilon" and delta is None:
         raise UsageError("a target on epsilon needs --delta.")
+    return goal
 
-    def make_event(noise_multiplier: float) -> Any:
-        return event_from_options(noise_multiplier, options)
 
-    least = _MU_DOWN_TO if delta is None else delta
-    found = calibrate_target(goal, least, make_event, accountant=accountant, relation=options["relation"])
-    reached = None if delta is None else epsilon_at(make_event(found), delta, accountant, relation=options["relation"])
-    body = {
-        "noise_multiplier": found,
-        "epsilon": reached,
-        "delta": delta,
-        "target": goal,
-        "accountant": accountant,
-        "sampling_rate": options["sampling_rate"],
-        "steps": options["steps"],
-        "sampler": options["sampler"],
-        "relation": options["relation"],
+def _reached(event: "Event", delta: float | None, accountant: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the noise that was found gives: epsilon at delta, also without amplification, and assumptions."""
+    from dpaudit.accounting import as_relation, assumptions_of, summarize
+
+    named = {name: options[name] for name in ("unit", "units", "relation") if options[name] is not None}
+    facts = {"sampler": options["sampler"], **named, **searched(event_from_options(1.0, options), options)[1]}
+    if delta is None:
+        assumed = assumptions_of(event, facts, as_relation(options["relation"]), source="argument")
+        return {"epsilon": None, "epsilon_no_amplification": None, "assumptions": assumed}
+    size = options["group_size"] or 1
+    summary = summarize(
+        event, delta=delta, relation=options["relation"], group_size=size, rounds=False, witness=False, facts=facts
+    )
+    return {
+        "epsilon": summary.epsilon_pld if accountant == "pld" else summary.epsilon_rdp,
+        "epsilon_no_amplification": summary.epsilon_no_amplification,
+        "assumptions": summary.assumptions,
     }
-    emit("calibrate", body, _text(found, reached, delta, goal, options), as_json=as_json)
 
 
-def _text(found: float, reached: float | None, delta: float | None, goal: Any, options: dict[str, Any]) -> str:
-    from dpaudit.accounting.statement import up
+def _text(found: float, delta: float | None, goal: "Target", body: dict[str, Any], options: dict[str, Any]) -> str:
+    from dpaudit.accounting import assumption_lines, up
 
     wanted = f"{goal.kind} = {goal.value:g}" + (f" at fpr = {goal.fpr:g}" if goal.fpr is not None else "")
-    text = (
+    first = (
         f"noise multiplier {up(found, 7)} (rounded up) reaches {wanted} for {options['steps']} steps, sampling rate "
         f"{options['sampling_rate']:g}, sampler {options['sampler']}, relation {options['relation']}."
     )
-    return text if reached is None else f"{text}\nepsilon = {up(reached, 6)} at delta = {delta:g}."
+    lines = [first]
+    if body["epsilon"] is not None:
+        lines.append(f"epsilon = {up(body['epsilon'], 6)} at delta = {delta:g}.")
+    if body["epsilon_no_amplification"] is not None:
+        lines.append(f"Without any amplification by sampling, epsilon is {up(body['epsilon_no_amplification'])}.")
+    return "\n".join([*lines, "This rests on:", *assumption_lines(body["assumptions"])])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,9 @@ from dpaudit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 
 if TYPE_CHECKING:
     from dpaudit.records import CheckResult, Scalar, Status
-    from dpaudit.verification import MechanismSubject
+    from dpaudit.verification import PrivacyClaim
+    from dpaudit.verification.mechanism import Mechanism
+    from dpaudit.verification.neighbours import Pairs
 
 
 @click.group("check")
@@ -44,7 +46,8 @@ def overall(results: Sequence["CheckResult"]) -> "Status":
 
 @command.command()
 @click.argument("indices", type=click.Path(path_type=Path))
-@click.option("--sampling-rate", type=float, required=True, help="The claimed probability per unit and round.")
+@click.option("--sampling-rate", type=float, help="The claimed probability per unit and round (Poisson sampling).")
+@click.option("--ledger", type=click.Path(path_type=Path), help="Instead: test the sampler that this ledger claims.")
 @click.option("--population", type=click.IntRange(min=1), help="Number of units; default: the largest index + 1.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Number of batches of a .csv whose last ones are empty.")
 @click.option("--significance", type=float, default=0.01, show_default=True, help="False-alarm probability, all tests.")
@@ -55,20 +58,35 @@ def sampling(
     /,
     *,
     indices: Path,
-    sampling_rate: float,
+    sampling_rate: float | None,
+    ledger: Path | None,
     population: int | None,
     rounds: int | None,
     significance: float,
     as_json: bool,
 ) -> None:
-    """Test recorded batches against Poisson sampling: .npz, .csv (batch, index) or .jsonl (a list per batch)."""
-    from dpaudit import verification
-    from dpaudit.verification.batch_files import read_counts
+    """Test recorded batches against a sampler: .npz, .csv (batch, index) or .jsonl (a list per batch)."""
+    from dpaudit import _validate, events, verification
+    from dpaudit.errors import UsageError
+    from dpaudit.ledger import PrivacyLedger
+    from dpaudit.verification.batch_files import read_batches
 
-    counts = read_counts(indices, population=population, rounds=rounds)
-    results = verification.check_counts(counts, sampling_rate=sampling_rate, significance=significance)
-    units = len(counts.inclusions)
-    report(ctx, results, as_json=as_json, rounds=len(counts.batch_sizes), population=units, significance=significance)
+    if (sampling_rate is None) == (ledger is None):
+        raise UsageError("give either --sampling-rate or --ledger.")
+    if ledger is not None:
+        sampler = verification.claimed_sampler(PrivacyLedger.open(ledger))
+    else:
+        rate = float(sampling_rate or 0.0)
+        _validate.sampling_rate(sampling_rate=rate)
+        sampler = events.PoissonSampled(sampling_rate=rate, event=events.NoOp())
+    if population is None and isinstance(sampler, events.SampledWithoutReplacement):
+        population = sampler.population
+    batches, units = read_batches(indices, population=population, rounds=rounds)
+    results = verification.check_sampler(batches, population=units, sampler=sampler, significance=significance)
+    claimed = type(sampler).__name__
+    report(
+        ctx, results, as_json=as_json, sampler=claimed, rounds=len(batches), population=units, significance=significance
+    )
 
 
 @command.command()
@@ -127,10 +145,18 @@ def step(
 @click.option("--epsilon", type=float, help="Claimed epsilon; or give --mu.")
 @click.option("--delta", type=float, default=0.0, show_default=True, help="Claimed delta.")
 @click.option("--mu", type=float, help="Claimed Gaussian differential privacy, tested at its whole profile.")
-@click.option("--pairs", help="MODULE:OBJECT, a list of dpaudit.verification.Neighbours, if TARGET is a bare function.")
+@click.option("--renyi", type=(float, float), metavar="ORDER EPSILON", help="Claimed Renyi differential privacy.")
+@click.option(
+    "--profile", type=click.Path(path_type=Path), help="Claimed profile: the output of `dpaudit account --json`."
+)
+@click.option(
+    "--pairs", help="MODULE:OBJECT, dpaudit.verification.Neighbours or a strategy, if TARGET is a bare function."
+)
+@click.option("--search", type=click.IntRange(min=1), default=24, show_default=True, help="Pairs drawn by a strategy.")
 @click.option(
     "--max-pairs", type=click.IntRange(min=1), default=20_000, show_default=True, help="Outputs on each side."
 )
+@click.option("--fixed", is_flag=True, help="Draw all outputs, and say by how much the claim is missed.")
 @click.option("--float-bits", is_flag=True, help="Also look for the holes of floating-point noise.")
 @click.option("--significance", type=float, default=0.01, show_default=True, help="False-alarm probability.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -144,8 +170,12 @@ def mechanism(
     epsilon: float | None,
     delta: float,
     mu: float | None,
+    renyi: tuple[float, float] | None,
+    profile: Path | None,
     pairs: str | None,
+    search: int,
     max_pairs: int,
+    fixed: bool,
     float_bits: bool,
     significance: float,
     seed: int,
@@ -158,32 +188,56 @@ def mechanism(
     """
     from dpaudit import verification
 
-    subject = _subject(target, pairs)
-    result = verification.check_mechanism(
-        subject.mechanism,
-        subject.pairs,
-        epsilon,
-        delta,
-        claim=None if mu is None else verification.PrivacyClaim.gaussian(mu),
-        significance=significance,
-        max_pairs=max_pairs,
-        float_bits=float_bits,
-        seed=seed,
-    )
-    report(ctx, [result], as_json=as_json, significance=significance, seed=seed)
+    mechanism, neighbours = _subject(target, pairs)
+    claim = _claim(epsilon, delta, mu=mu, renyi=renyi, profile=profile)
+    options: dict[str, Any] = {"significance": significance, "search": search, "float_bits": float_bits, "seed": seed}
+    facts: dict[str, Scalar] = {"claim": claim.text, "significance": significance, "seed": seed}
+    if fixed:
+        result, bound = verification.check_mechanism_fixed(mechanism, neighbours, claim, outputs=max_pairs, **options)
+        facts |= {"epsilon_at_least": bound.epsilon(delta) if bound else None, "delta": delta}
+    else:
+        result = verification.check_mechanism(mechanism, neighbours, claim=claim, max_pairs=max_pairs, **options)
+    report(ctx, [result], as_json=as_json, **facts)
 
 
-def _subject(target: str, pairs: str | None) -> "MechanismSubject":
-    """Return what to test: a subject, what a function without arguments makes, or a function with its pairs."""
+def _claim(
+    epsilon: float | None,
+    delta: float,
+    *,
+    mu: float | None,
+    renyi: tuple[float, float] | None,
+    profile: Path | None,
+) -> "PrivacyClaim":
+    """Return the one claim that the options make."""
+    from dpaudit import serialize
+    from dpaudit.errors import DataError, UsageError
+    from dpaudit.verification import PrivacyClaim
+
+    if sum(given is not None for given in (epsilon, mu, renyi, profile)) != 1:
+        raise UsageError("give either --epsilon (and --delta), --mu, --renyi or --profile.")
+    if mu is not None:
+        return PrivacyClaim.gaussian(mu)
+    if renyi is not None:
+        return PrivacyClaim.renyi(*renyi)
+    if profile is None:
+        return PrivacyClaim.approximate(float(epsilon or 0.0), delta)
+    try:
+        listed = serialize.loads(profile.read_text(encoding="utf-8"))["profile"]
+        points = tuple(sorted((float(point["epsilon"]), float(point["delta"])) for point in listed))
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{profile} must hold a `profile` of epsilon and delta ({error}).") from error
+    return PrivacyClaim(points=points, text=f"the profile of {profile.name}")
+
+
+def _subject(target: str, pairs: str | None) -> "tuple[Mechanism, Pairs]":
+    """Return what to test, and on what: a subject, what a function without arguments makes, or a function and pairs."""
     from dpaudit._objects import load_object
     from dpaudit.errors import UsageError
-    from dpaudit.verification import MechanismSubject, Neighbours
+    from dpaudit.verification import MechanismSubject
 
     found = load_object(target)
     if pairs is not None:
-        given = load_object(pairs)
-        listed = (given,) if isinstance(given, Neighbours) else tuple(given)
-        return MechanismSubject(mechanism=found, pairs=listed)
+        return (found.mechanism if isinstance(found, MechanismSubject) else found), load_object(pairs)
     if callable(found) and not isinstance(found, MechanismSubject):
         try:
             found = found()
@@ -191,4 +245,4 @@ def _subject(target: str, pairs: str | None) -> "MechanismSubject":
             raise UsageError(f"{target!r} needs arguments ({error}); give --pairs if it is the mechanism.") from error
     if not isinstance(found, MechanismSubject):
         raise UsageError(f"{target!r} must be a dpaudit.verification.MechanismSubject; got {type(found).__name__}.")
-    return found
+    return found.mechanism, found.pairs

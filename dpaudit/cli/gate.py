@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpaudit.cli.gate_inputs import beside_options, gather, recompute
 from dpaudit.cli.output import emit, json_option
-from dpaudit.errors import EXIT_INCONCLUSIVE, EXIT_PASS, DpauditError, UsageError
+from dpaudit.errors import EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
-    from dpaudit.evidence import Evidence
-    from dpaudit.records import AccountingSummary, Verdict
+    from dpaudit.records import Verdict
 
 
 @click.command()
 @click.argument("evidence", type=click.Path(path_type=Path))
-@click.option("--policy", metavar="FILE|PROFILE", help="Profile (strict, standard, research) or policy file.")
+@click.option("--policy", metavar="FILE|PROFILE", help="Profile (strict, standard, ...) or policy file.")
 @click.option("--baseline", type=click.Path(path_type=Path), help="Evidence of the released model (DPA401).")
+@beside_options
 @click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="Date of the judgement (UTC today).")
 @click.option(
     "--output",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     "--no-recompute", is_flag=True, help="Do not recompute the claim from the ledger (DPA001 then cannot pass)."
 )
 @click.option("--no-ci", is_flag=True, help="No annotations and no step summary in GitHub Actions.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the verdict line only.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @json_option
 @click.pass_context
@@ -43,16 +45,22 @@ def command(
     evidence: Path,
     policy: str | None,
     baseline: Path | None,
+    model: Path | None,
+    commit: str | None,
+    seal: Path | None,
+    drill: Path | None,
+    releases: tuple[Path, ...],
     now: datetime | None,
     outputs: tuple[str, ...],
     allow_inconclusive: bool,
     report_only: bool,
     no_recompute: bool,
     no_ci: bool,
+    quiet: bool,
     color: str,
     as_json: bool,
 ) -> None:
-    """Judge EVIDENCE, a bundle (or the folder of a run), under a policy.
+    """Judge EVIDENCE, a bundle (folder, .zip, or the folder of a run), under a policy.
 
     Exit code: 0 pass, 1 fail, 2 usage or unreadable evidence, 3 inconclusive.
     """  # fmt: skip
@@ -62,6 +70,7 @@ def command(
     from dpaudit.gate import evaluate
     from dpaudit.policy import load_policy
     from dpaudit.reports import document, text
+    from dpaudit.reports.summary import last_line
 
     targets = [_target(output) for output in outputs]
     chosen = load_policy(policy)
@@ -72,32 +81,19 @@ def command(
     recompute_it = chosen.claim.recompute and not no_recompute
     recomputed = recompute(bundle) if recompute_it else None
     released = read_evidence(baseline) if baseline else None
-    verdict = evaluate(bundle, chosen, today=today, recomputed=recomputed, baseline=released)
+    shown_too = gather(bundle, chosen, model=model, commit=commit, seal=seal, drill=drill, releases=releases)
+    verdict = evaluate(bundle, chosen, today=today, recomputed=recomputed, baseline=released, beside=shown_too)
     for kind, path in targets:
         write(path, reports.render(kind, bundle, verdict, policy=chosen))
     if not no_ci:
         github_actions.tell(bundle, verdict, chosen, to_stderr=as_json)
     code, note = _exit_code(verdict, allow_inconclusive=allow_inconclusive, report_only=report_only)
     body = {**document.payload(bundle, verdict), "exit_code": code, "written": [str(path) for _, path in targets]}
-    shown = text.render(bundle, verdict, colour=not as_json and _colour(color), width=_width())
+    coloured = not as_json and _colour(color)
+    brief = text.paint(last_line(verdict), verdict.status, coloured)
+    shown = brief if quiet else text.render(bundle, verdict, colour=coloured, width=_width())
     emit("gate", body, shown + note, as_json=as_json)
     ctx.exit(code)
-
-
-def recompute(bundle: "Evidence") -> "AccountingSummary | None":
-    """Recompute the accounting of a bundle's ledger, or read it from the cache; None where that is impossible.
-
-    What the accountants refuse is said on stderr and leaves DPA001 inconclusive: the verdict, not an error, tells it.
-    """
-    from dpaudit.cli import accounting_cache
-
-    if bundle.ledger is None:
-        return None
-    try:
-        return accounting_cache.summarize(bundle.ledger, delta=bundle.claim.delta, relation=bundle.claim.relation)
-    except (DpauditError, ArithmeticError, ValueError, MemoryError) as error:
-        click.echo(f"dpaudit: the claim could not be recomputed: {error}", err=True)
-        return None
 
 
 def _exit_code(verdict: "Verdict", *, allow_inconclusive: bool, report_only: bool) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from dpaudit.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, DpauditE
 
 COMMANDS = {
     "account": ("account", "Upper bounds on epsilon, from a ledger or from parameters."),
+    "attest": ("attest", "Sign what the gate says of a model, or seal evidence."),
     "attack": ("attack", "Membership inference on any trained model or on arrays of its outputs."),
     "calibrate": ("calibrate", "The noise multiplier that reaches a privacy target."),
     "check": ("check", "Statistical checks of training steps, mechanisms, sampling and ledgers."),
@@ -20,12 +21,18 @@ COMMANDS = {
     "doctor": ("doctor", "What is installed, what conflicts, how to repair it."),
     "estimate": ("estimate", "Lower bounds on epsilon, from scores."),
     "explain": ("explain", "What a rule of the gate asks, why it matters, how to fix it."),
+    "export": (
+        "export",
+        "The verdict for model cards, bills of materials and registries; evidence as .zip.",
+    ),
     "gate": ("gate", "One verdict on an evidence bundle: pass, fail or inconclusive."),
+    "init": ("init", "A policy file, and the gate in your CI."),
     "plan": ("plan", "How many canaries an audit needs."),
     "policy": ("policy", "Show or check a policy."),
     "report": ("report", "A report for people, from an evidence bundle."),
     "rules": ("rules", "The rules of the gate."),
     "run": ("run", "The whole job: train, account, audit, attack, verify, report, gate."),
+    "verify": ("verify", "Whether a signed attestation speaks of this model, passes and is recent."),
     "train": ("train", "Train federated with DP-SGD, and keep the ledger."),
 }
 
@@ -68,7 +75,7 @@ def cli() -> None:
 
 def _fail(error: BaseException, code: int, arguments: list[str]) -> int:
     if "--json" in arguments:
-        name = next((a for a in arguments if a in COMMANDS), "dpaudit")
+        name = next((a for a in arguments if a in COMMANDS), "error")
         click.echo(failure_document(name, error, code))
     click.echo(f"dpaudit: {error}", err=True)
     return code

@@ -56,11 +56,12 @@ def check(policy: str | None, as_json: bool) -> None:
 
 
 @command.command()
+@click.argument("name", default="policy")
 @json_option
-def schema(as_json: bool) -> None:
-    """Print the JSON Schema of policy files, for editors and validators."""
+def schema(name: str, as_json: bool) -> None:
+    """Print a published JSON Schema, for editors and validators: policy (the default), evidence or verdict."""
     from dpaudit import serialize
-    from dpaudit.policy import policy_schema
+    from dpaudit.schemas import published
 
-    document = policy_schema()
-    emit("policy", {"json_schema": document}, serialize.dumps(document), as_json=as_json)
+    text = published(name)
+    emit("policy", {"json_schema": serialize.loads(text)}, text.rstrip(), as_json=as_json)

@@ -5,9 +5,11 @@ from dpaudit.estimation.attack_metrics import tpr_at_fpr as tpr_at_fpr
 from dpaudit.estimation.auc import bootstrap_interval as bootstrap_interval
 from dpaudit.estimation.auc import delong_interval as delong_interval
 from dpaudit.estimation.auc import exact_auc as exact_auc
+from dpaudit.estimation.auc import exact_interval as exact_interval
 from dpaudit.estimation.counts import estimate_confusion as estimate_confusion
 from dpaudit.estimation.counts import estimate_game as estimate_game
 from dpaudit.estimation.curves import CurveFamily as CurveFamily
+from dpaudit.estimation.curves import LeastFpr as LeastFpr
 from dpaudit.estimation.curves import profile_curve as profile_curve
 from dpaudit.estimation.estimate import METHODS as METHODS
 from dpaudit.estimation.estimate import estimate as estimate
@@ -16,6 +18,7 @@ from dpaudit.estimation.fdp import refutes_curve as refutes_curve
 from dpaudit.estimation.per_step import per_step_bound as per_step_bound
 from dpaudit.estimation.plan import Plan as Plan
 from dpaudit.estimation.plan import plan_audit as plan_audit
+from dpaudit.estimation.plan import plan_per_step as plan_per_step
 from dpaudit.estimation.power import perfect_attack as perfect_attack
 from dpaudit.estimation.power import simulated_power as simulated_power
 from dpaudit.estimation.score_files import read_scores as read_scores
@@ -26,4 +29,4 @@ from dpaudit.estimation.sequential import anytime_epsilon as anytime_epsilon
 from dpaudit.estimation.sequential import combine_e_values as combine_e_values
 from dpaudit.estimation.sequential import confidence_sequence as confidence_sequence
 from dpaudit.estimation.sequential import spend as spend
-from dpaudit.estimation.shared_coordinates import play as play
+from dpaudit.estimation.shared_coordinates import play_shared_coordinates as play_shared_coordinates

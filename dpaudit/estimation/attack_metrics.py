@@ -7,7 +7,7 @@ from scipy.special import bdtr
 
 from dpaudit import _validate
 from dpaudit._rng import stream
-from dpaudit.estimation.auc import delong_interval, exact_auc
+from dpaudit.estimation.auc import delong_interval, exact_auc, exact_interval
 from dpaudit.estimation.binomial import lower_limit, upper_limit
 from dpaudit.records import AttackResult, RatePoint, Scalar, ScoreSet
 
@@ -100,7 +100,8 @@ def summarise_attack(
 ) -> AttackResult:
     """Return the metrics of an attack from its scores (higher: more likely a member).
 
-    AUC: exact, with DeLong's interval on the logit scale (`details["auc_interval"]` names it). TPR at FPR: see
+    AUC: exact, with DeLong's interval on the logit scale (`details["auc_interval"]` names it), and in the details one
+    that holds at any sample size (`auc_exact_low`, `auc_exact_high`; see `exact_interval`). TPR at FPR: see
     `tpr_at_fpr`. Balanced accuracy and advantage (TPR - FPR): threshold chosen on a random half and judged on the
     other, both ways, so that they are not inflated by the choice; they can come out slightly below chance.
 
@@ -122,6 +123,8 @@ def summarise_attack(
     crossed = _cross_fitted(scores, stream(seed, "estimation/attack-metrics"))
     advantage = None if crossed is None else crossed[0] - crossed[1]
     empty = min(n1, n0) == 0
+    low, high = (None, None) if empty else exact_interval(scores, confidence)
+    facts = {"auc_interval": "delong-logit", "auc_exact_low": low, "auc_exact_high": high, "threshold": "cross-fitted"}
     return AttackResult(
         attack=attack,
         threat_model=threat_model,
@@ -135,5 +138,5 @@ def summarise_attack(
         n_non_member=n0,
         seed=seed,
         reason=f"there are no scores of {'members' if n1 == 0 else 'non-members'}" if empty else None,
-        details={"auc_interval": "delong-logit", "threshold": "cross-fitted", **(details or {})},
+        details={**facts, **(details or {})},
     )

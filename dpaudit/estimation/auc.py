@@ -33,11 +33,39 @@ def exact_auc(scores: ScoreSet) -> float:
     return halves / (2 * member.size * other.size)
 
 
+def exact_interval(scores: ScoreSet, confidence: float = 0.95) -> tuple[float, float]:
+    """Return an interval for the AUC that holds at any sample size and for any distribution, ties included.
+
+    The Mann-Whitney statistic is an average, over matchings of the smaller side, of means of n = min(n1, n0)
+    independent terms in [0, 1]; so P[U >= u] <= exp(-n kl(u, AUC)) for u above the AUC, and the same below (Hoeffding
+    1963, section 5 with theorem 1). About 1.5 to 2 times as wide as DeLong's.
+
+    Raises: UsageError when a side is empty.
+    """
+    auc, n = exact_auc(scores), min(scores.member.size, scores.non_member.size)
+    reach = math.log(2 / (1 - confidence)) / n
+
+    def end(far: float) -> float:
+        near = auc
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (near, middle) if _divergence(auc, middle) > reach else (middle, far)
+        return far
+
+    return end(0.0), end(1.0)
+
+
+def _divergence(p: float, q: float) -> float:
+    """Return the Kullback-Leibler divergence of Bernoulli(p) from Bernoulli(q)."""
+    first = p * math.log(p / q) if p > 0 and q > 0 else (math.inf if p > 0 else 0.0)
+    second = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1 and q < 1 else (math.inf if p < 1 else 0.0)
+    return first + second
+
+
 def delong_interval(scores: ScoreSet, confidence: float = 0.95) -> tuple[float, float]:
     """Return DeLong's interval for the AUC, on the logit scale (DeLong et al. 1988; Sun and Xu 2014 by ranks).
 
-    Where every pair agrees (AUC 0 or 1) the variance is 0 and says nothing; then the interval is exact instead:
-    disjoint pairs agree independently, so all of them do with probability at most AUC^min(n).
+    Where every pair agrees (AUC 0 or 1) the variance is 0 and says nothing; then the interval is the exact one.
 
     Raises: UsageError when a side is empty.
     """
@@ -45,8 +73,7 @@ def delong_interval(scores: ScoreSet, confidence: float = 0.95) -> tuple[float, 
     n1, n0 = scores.member.size, scores.non_member.size
     error = 1 - confidence
     if auc in (0.0, 1.0):
-        edge = (error / 2) ** (1 / min(n1, n0))
-        return (edge, 1.0) if auc == 1.0 else (0.0, 1 - edge)
+        return exact_interval(scores, confidence)
     if min(n1, n0) < 2:
         return 0.0, 1.0
     below, above = _placements(scores)

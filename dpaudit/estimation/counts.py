@@ -6,19 +6,13 @@ from dpaudit.estimation.bayes import credible_lower_bound
 from dpaudit.estimation.curves import CurveFamily
 from dpaudit.estimation.multi_run import epsilon_from_rates, mu_from_rates, rate_limits
 from dpaudit.estimation.one_run import FAIR_COINS, Game, Rule, rule_of
+from dpaudit.estimation.problem import check_request
+from dpaudit.estimation.thresholds import MULTI_RUN
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Assumption, Bound, BoundStatus, Direction, Family, Relation
 
 GAME_METHODS = ("one-run", "one-run-fdp", "one-run-max", "independent-canaries")
-FAMILIES = {"clopper-pearson": Family.ASSUMPTION_FREE, "gdp": Family.GAUSSIAN, "bayes": Family.CREDIBLE}
-CONFUSION_METHODS = tuple(FAMILIES)
-
-
-def _check(delta: float, confidence: float, group_size: int) -> None:
-    if not 0 <= delta < 1:
-        raise UsageError(f"delta must lie in [0, 1); got {delta!r}.")
-    _validate.open_unit_interval(confidence=confidence)
-    _validate.positive_integer(group_size=group_size)
+CONFUSION_METHODS = tuple(MULTI_RUN)
 
 
 def estimate_game(
@@ -49,9 +43,7 @@ def estimate_game(
     Raises: UsageError for impossible counts or an impossible request.
     """
     _validate.one_of(GAME_METHODS, method=method)
-    _check(delta, confidence, group_size)
-    if isinstance(curve, str):
-        _validate.one_of(("eps-delta", "gaussian"), curve=curve)
+    check_request(delta, confidence, group_size, curve)
     rule = rule_of(method, delta=delta, group_size=group_size, curve=curve)
     found = rule.bound(Game(canaries=canaries, guesses=guesses, correct=correct), 1 - confidence)
     return Bound(
@@ -129,7 +121,7 @@ def estimate_confusion(
     Raises: UsageError for negative counts or an impossible request.
     """
     _validate.one_of(CONFUSION_METHODS, method=method)
-    _check(delta, confidence, group_size)
+    check_request(delta, confidence, group_size)
     _validate.non_negative(tp=tp, fn=fn, fp=fp, tn=tn)
     if method == "gdp" and delta == 0:
         raise UsageError("the gdp method has no finite epsilon at delta = 0. Give delta > 0, or clopper-pearson.")
@@ -139,7 +131,7 @@ def estimate_confusion(
         epsilon, mu = _from_confusion(counts, method, delta=delta, error=1 - confidence, group_size=group_size)
     return Bound(
         method=method,
-        family=FAMILIES[method],
+        family=MULTI_RUN[method],
         direction=Direction.LOWER,
         epsilon=epsilon,
         mu=mu,
@@ -172,4 +164,4 @@ def _from_confusion(
     if method == "clopper-pearson":
         return epsilon_from_rates(fpr, fnr, delta, group_size=group_size), None
     mu = mu_from_rates(fpr, fnr) / group_size
-    return (float(gdp_epsilon(mu, delta)) if mu > 0 else 0.0), mu
+    return gdp_epsilon(mu, delta), mu

@@ -38,6 +38,22 @@ def eps_delta_curve(epsilon: float, delta: float) -> LeastFpr:
     return least_fpr
 
 
+def group_curve(least_fpr: LeastFpr, size: int) -> LeastFpr:
+    """Return least_fpr of a group of `size` units: that of one unit, applied `size` times.
+
+    An f-DP mechanism is (1 - (1 - f)^(o k))-DP for groups of k (arXiv:1905.02383, Theorem 2.14).
+    """
+    if size == 1:
+        return least_fpr
+
+    def of_group(tpr: float) -> float:
+        for _ in range(size):
+            tpr = least_fpr(tpr)
+        return tpr
+
+    return of_group
+
+
 def profile_curve(epsilons: ArrayLike, deltas: ArrayLike) -> LeastFpr:
     """Return least_fpr of a privacy profile: a mechanism that is (epsilons[j], deltas[j])-DP for every j.
 

@@ -9,7 +9,7 @@ from dpaudit.errors import DataError, UsageError
 from dpaudit.estimation.assumptions import INDEPENDENT_RUNS
 from dpaudit.estimation.curves import CurveFamily
 from dpaudit.estimation.one_run import FAIR_COINS, estimate_one_run
-from dpaudit.estimation.problem import Problem
+from dpaudit.estimation.problem import Problem, check_request
 from dpaudit.estimation.selection import parse_selection
 from dpaudit.estimation.shifts import estimate_mean_shift, estimate_one_shot
 from dpaudit.estimation.sources import ArraySource, Source
@@ -113,12 +113,7 @@ def estimate_source(
     Raises: UsageError and DataError as `estimate`.
     """
     _validate.one_of(tuple(METHODS), method=method)
-    if not 0 <= delta < 1:
-        raise UsageError(f"delta must lie in [0, 1); got {delta!r}.")
-    _validate.open_unit_interval(confidence=confidence)
-    _validate.positive_integer(group_size=group_size)
-    if isinstance(curve, str):
-        _validate.one_of(("eps-delta", "gaussian"), curve=curve)
+    check_request(delta, confidence, group_size, curve)
     if not source.members and not source.non_members:
         raise DataError("there are no scores at all, neither of members nor of non-members.")
     problem = Problem(

@@ -7,8 +7,8 @@ f-DP mechanism, how the probabilities of i and of i - 1 right guesses can follow
 
 from functools import lru_cache
 
-from dpaudit.estimation._invert import largest_refuted, largest_refuted_for_group
-from dpaudit.estimation.curves import CurveFamily, LeastFpr, eps_delta_curve, gaussian_family
+from dpaudit.estimation._invert import largest_refuted
+from dpaudit.estimation.curves import CurveFamily, LeastFpr, eps_delta_curve, gaussian_family, group_curve
 from dpaudit.estimation.steinke import check_game
 from dpaudit.estimation.steinke import epsilon_lower_bound as steinke_bound
 from dpaudit.gdp import gdp_epsilon
@@ -54,33 +54,41 @@ def epsilon_lower_bound(
     """Return the lower bound on epsilon at `delta` from the symmetric (epsilon, delta) curve; assumption-free.
 
     Exceeds the truth with probability at most `error` for every mechanism, like Steinke's bound, and is larger than
-    it where m * delta matters.
+    it where m * delta matters. `group_size` units are the difference of the data sets; the bound is of one unit.
 
     Raises: UsageError for impossible counts.
     """
     check_game(canaries, guesses, correct)
 
-    def refuted(total_epsilon: float, total_delta: float) -> bool:
-        curve = eps_delta_curve(total_epsilon, total_delta)
+    def refuted(epsilon: float) -> bool:
+        curve = group_curve(eps_delta_curve(epsilon, delta), group_size)
         return refutes_curve(curve, canaries=canaries, guesses=guesses, correct=correct, error=error)
 
-    return largest_refuted_for_group(refuted, EPSILON_HIGH, delta=delta, group_size=group_size, tolerance=tolerance)
+    return largest_refuted(refuted, EPSILON_HIGH, tolerance=tolerance)
 
 
 def largest_refuted_parameter(
-    family: CurveFamily, *, canaries: int, guesses: int, correct: int, error: float = 0.05, tolerance: float = 1e-9
+    family: CurveFamily,
+    *,
+    canaries: int,
+    guesses: int,
+    correct: int,
+    error: float = 0.05,
+    group_size: int = 1,
+    tolerance: float = 1e-9,
 ) -> float:
     """Return the largest parameter of `family` whose curve is refuted at level `error`; 0 when none is.
 
     Inside the family it exceeds the true parameter with probability at most `error`. Outside it, it only says
-    that the mechanism is not as private as that curve.
+    that the mechanism is not as private as that curve. The parameter is of one unit, the data sets differ by
+    `group_size` units.
 
     Raises: UsageError for impossible counts.
     """
     check_game(canaries, guesses, correct)
 
     def refuted(parameter: float) -> bool:
-        curve = family.curve(parameter)
+        curve = group_curve(family.curve(parameter), group_size)
         return refutes_curve(curve, canaries=canaries, guesses=guesses, correct=correct, error=error)
 
     return largest_refuted(refuted, family.high, tolerance=tolerance)
@@ -96,7 +104,7 @@ def gaussian_lower_bound(
     """
     counts = {"canaries": canaries, "guesses": guesses, "correct": correct}
     mu = largest_refuted_parameter(gaussian_family(), **counts, error=error) / group_size
-    return (float(gdp_epsilon(mu, delta)) if mu > 0 else 0.0), mu
+    return gdp_epsilon(mu, delta), mu
 
 
 def combined_lower_bound(

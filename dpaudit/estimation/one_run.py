@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dpaudit._rng import stream
 from dpaudit.errors import UsageError
 from dpaudit.estimation import fdp, independent_canaries, steinke
-from dpaudit.estimation.assumptions import fair_coins, gaussian_scores, independent_scores
+from dpaudit.estimation.assumptions import equal_variances, fair_coins, gaussian_scores, independent_scores
 from dpaudit.estimation.curves import CurveFamily
 from dpaudit.estimation.guessing import correct_guesses
 from dpaudit.estimation.problem import Problem, answer, assume, unavailable
@@ -52,8 +52,7 @@ def rule_of(method: str, *, delta: float, group_size: int = 1, curve: "str | Cur
 
     def plain(bound: Callable[..., float]) -> Callable[[Game, float], Found]:
         def evaluate(game: Game, error: float) -> Found:
-            arguments = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
-            return Found(epsilon=bound(**arguments, delta=delta, error=error, group_size=group_size))
+            return Found(epsilon=bound(**_counts(game), delta=delta, error=error, group_size=group_size))
 
         return evaluate
 
@@ -75,18 +74,20 @@ def rule_of(method: str, *, delta: float, group_size: int = 1, curve: "str | Cur
     return Rule(plan="independent-canaries", family=Family.INDEPENDENT_CANARIES, bound=evaluate)
 
 
+def _counts(game: Game) -> dict[str, int]:
+    return {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
+
+
 def _needs_delta(delta: float, what: str) -> None:
     if delta == 0:
         raise UsageError(f"{what} has no finite epsilon at delta = 0. Give delta > 0, or use one-run.")
 
 
 def _within(family: CurveFamily, *, delta: float, group_size: int) -> Callable[[Game, float], Found]:
-    if group_size > 1:
-        raise UsageError(f"groups of {group_size} need the gaussian or the eps-delta curve, not {family.name}.")
-
     def evaluate(game: Game, error: float) -> Found:
-        counts = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
-        parameter = fdp.largest_refuted_parameter(family, **counts, error=error, tolerance=family.tolerance)
+        parameter = fdp.largest_refuted_parameter(
+            family, **_counts(game), error=error, group_size=group_size, tolerance=family.tolerance
+        )
         epsilon = family.epsilon(parameter, delta) if parameter > 0 else 0.0
         return Found(epsilon=epsilon, details={"curve": family.name, family.parameter: parameter})
 
@@ -97,8 +98,7 @@ def _gaussian(*, delta: float, group_size: int) -> Callable[[Game, float], Found
     _needs_delta(delta, "the gaussian curve")
 
     def evaluate(game: Game, error: float) -> Found:
-        counts = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
-        epsilon, mu = fdp.gaussian_lower_bound(**counts, delta=delta, error=error, group_size=group_size)
+        epsilon, mu = fdp.gaussian_lower_bound(**_counts(game), delta=delta, error=error, group_size=group_size)
         return Found(epsilon=epsilon, mu=mu, details={"curve": "gaussian"})
 
     return evaluate
@@ -108,9 +108,8 @@ def _independent(*, delta: float, group_size: int) -> Callable[[Game, float], Fo
     _needs_delta(delta, "independent-canaries")
 
     def evaluate(game: Game, error: float) -> Found:
-        counts = {"canaries": game.canaries, "guesses": game.guesses, "correct": game.correct}
-        mu = independent_canaries.mu_lower_bound(**counts, error=error) / group_size
-        return Found(epsilon=float(gdp_epsilon(mu, delta)) if mu > 0 else 0.0, mu=mu)
+        mu = independent_canaries.mu_lower_bound(**_counts(game), error=error) / group_size
+        return Found(epsilon=gdp_epsilon(mu, delta), mu=mu)
 
     return evaluate
 
@@ -152,13 +151,13 @@ def _coins(problem: Problem) -> Assumption:
 def _assumptions(problem: Problem, rule: Rule) -> tuple[Assumption, ...]:
     """Return what the bound rests on; the independent-canaries method also has its scores tested.
 
-    Its Gaussian test is a test of independence: the worst independent channels give Gaussian scores, and
-    a magnitude shared by the canaries shows as a shape that is not.
+    Its tests of the shape also test independence: the worst independent channels give Gaussian scores of one variance,
+    and a magnitude shared by the canaries shows as a shape that is not.
     """
     coins = _coins(problem)
     if rule.family is Family.INDEPENDENT_CANARIES:
         source, seed = problem.source, problem.seed
-        return coins, independent_scores(source, seed), gaussian_scores(source, seed)
+        return coins, independent_scores(source, seed), gaussian_scores(source, seed), equal_variances(source)
     if rule.family is Family.GAUSSIAN:
         name = problem.curve.name if isinstance(problem.curve, CurveFamily) else "Gaussian"
         return coins, assume(problem, "trade-off-family", f"the trade-off curve of the mechanism is {name}")
@@ -179,7 +178,5 @@ def _guesses(problem: Problem, rule: Rule) -> tuple[list[int], int]:
             "split is not valid for one-run methods: the coins of one half say something about the run that the other "
             "half is judged by. Use planned, fixed:R or bonferroni:K."
         )
-    planned = planned_guesses(
-        rule.plan, canaries, delta=problem.delta, error=problem.error, interest=selection.interest
-    )
+    planned = planned_guesses(rule.plan, canaries, delta=problem.delta, error=problem.error, interest=problem.interest)
     return [planned], 1

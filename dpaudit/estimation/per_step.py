@@ -39,6 +39,7 @@ def per_step_bound(
     confidence: float = 0.95,
     method: str = "mean-shift",
     claimed_noise_multiplier: float | None = None,
+    group_size: int = 1,
     relation: Relation = Relation.ADD_OR_REMOVE_ONE,
     declared: Iterable[str] = (),
     seed: int = 0,
@@ -57,6 +58,7 @@ def per_step_bound(
             `included`, and -canary, in `excluded`: the shift is 2/sigma, so the bound is twice as sharp), or "gdp"
             (error rates at the rank of the claimed noise).
         claimed_noise_multiplier: For gdp: fixes the threshold beforehand.
+        group_size: Copies of the canary that one coin decides on, each of the norm of one unit; divided out.
         relation: Neighbouring relation.
         declared: "iid-steps" when the caller vouches that sampler and noise are the same in all steps.
         seed: Of the subsample that the assumption tests may draw.
@@ -69,16 +71,30 @@ def per_step_bound(
     """
     _validate.one_of(METHODS, method=method)
     _validate.open_unit_interval(confidence=confidence, delta=delta)
+    _validate.positive_integer(group_size=group_size)
     scores = ScoreSet(
         member=_validate.finite_vector(included=included), non_member=_validate.finite_vector(excluded=excluded)
     )
-    problem = _problem(scores, delta=delta, confidence=confidence, relation=relation, declared=declared, seed=seed)
-    mu = _mu(problem, method, claimed_noise_multiplier)
+    problem = Problem(
+        method="per-step",
+        source=ArraySource(scores),
+        delta=delta,
+        confidence=confidence,
+        selection=Selection(kind="planned", given=False),
+        group_size=group_size,
+        relation=Relation(relation),
+        seed=seed,
+        declared=frozenset(declared),
+        curve="gaussian",
+        options={},
+    )
+    shift = _shift(problem, method, claimed_noise_multiplier)
     family = Family.INDEPENDENT_CANARIES
-    if mu is None:
+    if shift is None:
         return unavailable(
             problem, family, "needs scores with and without canary, three or more, that are not constant"
         )
+    mu = shift / group_size
     epsilon = float(compose(1 / mu)) if mu > 0 else 0.0
     return answer(
         problem,
@@ -90,25 +106,8 @@ def per_step_bound(
     )
 
 
-def _problem(
-    scores: ScoreSet, *, delta: float, confidence: float, relation: Relation, declared: Iterable[str], seed: int
-) -> Problem:
-    return Problem(
-        method="per-step",
-        source=ArraySource(scores),
-        delta=delta,
-        confidence=confidence,
-        selection=Selection(kind="planned", given=False),
-        group_size=1,
-        relation=Relation(relation),
-        seed=seed,
-        declared=frozenset(declared),
-        curve="gaussian",
-        options={},
-    )
-
-
-def _mu(problem: Problem, method: str, claimed: float | None) -> float | None:
+def _shift(problem: Problem, method: str, claimed: float | None) -> float | None:
+    """Return a lower bound on the shift of the scores, in standard deviations, that one coin makes."""
     included, excluded = problem.source.moments()
     if method == "mean-shift":
         return mean_shift.mu_lower_bound(included, excluded, problem.error)
@@ -121,7 +120,7 @@ def _mu(problem: Problem, method: str, claimed: float | None) -> float | None:
         raise UsageError(f"method gdp needs claimed_noise_multiplier > 0, which fixes the threshold; got {claimed!r}.")
     if min(included.n, excluded.n) == 0:
         return None
-    rank = min(excluded.n, max(1, round(excluded.n * float(ndtr(-0.5 / claimed)))))
+    rank = min(excluded.n, max(1, round(excluded.n * float(ndtr(-0.5 * problem.group_size / claimed)))))
     (rates,) = at_ranks(problem.source, [rank], problem.error)
     return mu_from_rates(rates.fpr, rates.fnr)
 

@@ -10,9 +10,11 @@ from dpaudit import _validate
 from dpaudit.errors import UsageError
 from dpaudit.estimation.assumptions import INDEPENDENT_RUNS
 from dpaudit.estimation.estimate import METHODS
-from dpaudit.estimation.power import MULTI_RUN, simulated_power
-from dpaudit.estimation.reference import Mechanism, gaussian_of
-from dpaudit.estimation.rules import planned_guesses
+from dpaudit.estimation.power import per_step_power, simulated_power
+from dpaudit.estimation.reference import Mechanism, gaussian
+from dpaudit.estimation.rules import interest_of_group, planned_guesses
+from dpaudit.estimation.thresholds import MULTI_RUN
+from dpaudit.gdp import gdp_mu
 from dpaudit.records import PowerResult
 
 _SMALLEST = 16
@@ -44,6 +46,7 @@ def plan_audit(
     factor: float = 2.0,
     confidence: float = 0.95,
     curve: str = "eps-delta",
+    group_size: int = 1,
     mechanism: Mechanism | None = None,
     max_canaries: int = 200_000,
     trials: int = 200,
@@ -63,7 +66,8 @@ def plan_audit(
         factor: How many times worse the mechanism is, > 1.
         confidence: Of the bound.
         curve: For one-run-fdp.
-        mechanism: What to simulate instead of the Gaussian mechanism.
+        group_size: Copies of each canary (or of the target); the Gaussian mechanism tells groups of k by k mu.
+        mechanism: What to simulate instead of the Gaussian mechanism; with `group_size`, of the whole group.
         max_canaries: Where the search ends.
         trials: Simulated audits per number of canaries.
         seed: Root of all streams.
@@ -73,12 +77,10 @@ def plan_audit(
     _validate.one_of(tuple(METHODS), method=method)
     _validate.positive(claim_epsilon=claim_epsilon)
     _validate.open_unit_interval(power=power, delta=delta)
-    _validate.positive_integer(max_canaries=max_canaries, trials=trials)
-    if not factor > 1:
-        raise UsageError(f"factor must exceed 1: what is no worse than claimed is not refuted; got {factor!r}.")
+    _validate.positive_integer(max_canaries=max_canaries, trials=trials, group_size=group_size)
+    _check_factor(factor)
     alternative = factor * claim_epsilon
-    worse = mechanism or gaussian_of(alternative, delta)
-
+    worse = mechanism or gaussian(group_size * float(gdp_mu(alternative, delta)))
     audit: dict[str, Any] = {
         "claim_epsilon": claim_epsilon,
         "factor": factor,
@@ -89,6 +91,7 @@ def plan_audit(
         "trials": trials,
         "seed": seed,
         "curve": curve,
+        "group_size": group_size,
         "interest_epsilon": alternative,
         "declared": (INDEPENDENT_RUNS,) if method in MULTI_RUN else (),
     }
@@ -98,14 +101,59 @@ def plan_audit(
 
     canaries, result = _search(at, power, max_canaries)
     reason = None if canaries else _out_of_reach(max_canaries, result.power, power)
+    interest = interest_of_group(alternative, delta, group_size)
     return Plan(
         method=method,
         canaries=canaries,
-        guesses=_guesses(method, curve, canaries or max_canaries, delta, 1 - confidence, alternative),
+        guesses=_guesses(method, curve, canaries or max_canaries, delta, 1 - confidence, interest),
         interest_epsilon=alternative,
         result=result,
         reason=reason,
     )
+
+
+def plan_per_step(
+    *,
+    claim_epsilon: float,
+    delta: float,
+    claimed_noise_multiplier: float,
+    actual_noise_multiplier: float,
+    power: float = 0.8,
+    factor: float = 2.0,
+    confidence: float = 0.95,
+    max_observations: int = 2_000_000,
+    trials: int = 200,
+    seed: int = 0,
+) -> Plan:
+    """Return the number of (step, canary) pairs with which the per-step audit refutes the claim with that `power`.
+
+    The two noise multipliers are those for which the accountant gives `claim_epsilon` and `factor` times it, with the
+    sampler and the steps of the run. `canaries` of the plan counts pairs: divide by the number of steps.
+
+    Raises: UsageError for an impossible request.
+    """
+    _validate.open_unit_interval(power=power, delta=delta)
+    _validate.positive_integer(max_observations=max_observations)
+    _check_factor(factor)
+
+    def at(observations: int) -> PowerResult:
+        return per_step_power(
+            observations, claimed_noise_multiplier=claimed_noise_multiplier,
+            actual_noise_multiplier=actual_noise_multiplier, claim_epsilon=claim_epsilon, factor=factor, delta=delta,
+            confidence=confidence, trials=trials, seed=seed,
+        )  # fmt: skip
+
+    found, result = _search(at, power, max_observations)
+    reason = None if found else _out_of_reach(max_observations, result.power, power)
+    return Plan(
+        method="per-step", canaries=found, guesses=None, interest_epsilon=factor * claim_epsilon, result=result,
+        reason=reason,
+    )  # fmt: skip
+
+
+def _check_factor(factor: float) -> None:
+    if not factor > 1:
+        raise UsageError(f"factor must exceed 1: what is no worse than claimed is not refuted; got {factor!r}.")
 
 
 def _out_of_reach(canaries: int, found: float | None, wanted: float) -> str:

@@ -10,9 +10,10 @@ from dpaudit import _validate
 from dpaudit._rng import stream
 from dpaudit.estimation.binomial import lower_limit, upper_limit
 from dpaudit.estimation.estimate import estimate
-from dpaudit.records import Bound, BoundStatus, PowerResult, ScoreSet
+from dpaudit.estimation.per_step import per_step_bound
+from dpaudit.estimation.thresholds import MULTI_RUN
+from dpaudit.records import Bound, BoundStatus, Family, PowerResult, ScoreSet
 
-MULTI_RUN = ("clopper-pearson", "gdp", "bayes")
 COUNT_METHODS = (*MULTI_RUN, "one-run", "one-run-fdp", "one-run-max", "independent-canaries")
 
 
@@ -71,6 +72,64 @@ def simulated_power(
         trials=trials,
         largest_certifiable_epsilon=best.epsilon,
         reason=best.reason if best.epsilon is None else None,
+    )
+
+
+def per_step_power(
+    observations: int,
+    *,
+    claimed_noise_multiplier: float,
+    actual_noise_multiplier: float,
+    claim_epsilon: float,
+    factor: float,
+    delta: float,
+    confidence: float = 0.95,
+    method: str = "mean-shift",
+    trials: int = 200,
+    seed: int,
+) -> PowerResult:
+    """Return how often the per-step audit would refute `claim_epsilon` if the noise really were the actual one.
+
+    The bound on epsilon exceeds the claim exactly when the bound on 1/sigma exceeds that of the claimed noise, because
+    the accountant's epsilon falls with the noise; so the trials need no accountant.
+
+    Args:
+        observations: Pairs (step, canary), each with a coin of its own.
+        claimed_noise_multiplier: With which the accountant gives `claim_epsilon`.
+        actual_noise_multiplier: With which it gives `factor` times `claim_epsilon`.
+        claim_epsilon: The claim; copied to the result.
+        factor: How many times worse; copied to the result.
+        delta: Of the claim.
+        confidence: Of each bound.
+        method: As for `per_step_bound`.
+        trials: Number of simulated audits.
+        seed: Root of the streams of the trials.
+
+    Raises: UsageError for an impossible request.
+    """
+    _validate.positive(claimed_noise_multiplier=claimed_noise_multiplier, claim_epsilon=claim_epsilon)
+    _validate.positive(actual_noise_multiplier=actual_noise_multiplier, factor=factor)
+    _validate.positive_integer(trials=trials, observations=observations)
+    hits, low = 0, -1.0 if method == "mean-shift-signed" else 0.0
+    for trial in range(trials):
+        rng = stream(seed, "estimation/power/per-step", trial)
+        coins = rng.random(observations) < 0.5
+        scores = np.where(coins, 1.0, low) + actual_noise_multiplier * rng.normal(size=observations)
+        bound = per_step_bound(
+            scores[coins], scores[~coins], compose=lambda _: 0.0, delta=delta, confidence=confidence, method=method,
+            claimed_noise_multiplier=claimed_noise_multiplier,
+        )  # fmt: skip
+        hits += bound.mu is not None and bound.mu * claimed_noise_multiplier > 1
+    return PowerResult(
+        method="per-step",
+        family=Family.INDEPENDENT_CANARIES,
+        claim_epsilon=claim_epsilon,
+        factor=factor,
+        alternative_epsilon=factor * claim_epsilon,
+        power=hits / trials,
+        power_ci=(lower_limit(hits, trials, 0.025), upper_limit(hits, trials, 0.025)),
+        trials=trials,
+        reason="per-step reads the distances of the scores, which a perfect attack can make as large as it likes",
     )
 
 

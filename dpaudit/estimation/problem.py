@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dpaudit import _validate
+from dpaudit.errors import UsageError
 from dpaudit.estimation.curves import CurveFamily
+from dpaudit.estimation.rules import interest_of_group
 from dpaudit.estimation.selection import Selection
 from dpaudit.estimation.sources import Source
 from dpaudit.records import (
@@ -42,6 +45,11 @@ class Problem:
         return 1 - self.confidence
 
     @property
+    def interest(self) -> float:
+        """Epsilon, of the whole group, for which a planned choice is made."""
+        return interest_of_group(self.selection.interest, self.delta, self.group_size)
+
+    @property
     def members(self) -> int:
         """Number of member scores."""
         return self.source.members
@@ -55,6 +63,16 @@ class Problem:
     def canaries(self) -> int:
         """Number of scores on both sides."""
         return self.members + self.non_members
+
+
+def check_request(delta: float, confidence: float, group_size: int, curve: "str | CurveFamily" = "eps-delta") -> None:
+    """Raise UsageError unless the numbers that every request has are possible."""
+    if not 0 <= delta < 1:
+        raise UsageError(f"delta must lie in [0, 1); got {delta!r}.")
+    _validate.open_unit_interval(confidence=confidence)
+    _validate.positive_integer(group_size=group_size)
+    if isinstance(curve, str):
+        _validate.one_of(("eps-delta", "gaussian"), curve=curve)
 
 
 def assume(problem: Problem, name: str, text: str, evidence: str | None = None) -> Assumption:

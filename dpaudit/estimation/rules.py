@@ -12,17 +12,18 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy.special import betaincinv, gammaln, ndtr, ndtri, xlog1py, xlogy
 
 from dpaudit.estimation import fdp, steinke
 from dpaudit.estimation.bayes import credible_lower_bound
 from dpaudit.estimation.curves import gaussian_family
-from dpaudit.gdp import gdp_mu
+from dpaudit.gdp import gdp_epsilon, gdp_mu
 
 FALLBACK_DELTA = 1e-5  # for the imagined mechanism when delta = 0, where no Gaussian mechanism has a finite epsilon
 LARGEST_INTEREST = 60.0  # beyond it every canary is guessed right, and the choice no longer changes
 _QUANTILES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 _FEW = np.array([0.2, 0.5, 0.8])
+_FEW_GUESSES = 150
 _TOLERANCE = 1e-3
 _DRAWS = 64
 
@@ -33,6 +34,14 @@ CountBound = Callable[[int, int, int], float]  # canaries, guesses, correct -> b
 def imagined_mu(interest: float, delta: float) -> float:
     """Return the mu of the Gaussian mechanism that is exactly (interest, delta)-DP."""
     return float(gdp_mu(min(interest, LARGEST_INTEREST), delta if delta > 0 else FALLBACK_DELTA))
+
+
+def interest_of_group(interest: float, delta: float, size: int) -> float:
+    """Return the epsilon of a group of `size` under the imagined mechanism: what its scores will look like."""
+    if size == 1:
+        return interest
+    total = gdp_epsilon(size * imagined_mu(interest, delta), delta if delta > 0 else FALLBACK_DELTA)
+    return min(float(total), LARGEST_INTEREST)
 
 
 def expected_accuracy(share: float, mu: float) -> float:
@@ -47,11 +56,19 @@ def expected_accuracy(share: float, mu: float) -> float:
 
 
 def _mean_bound(bound: CountBound, canaries: int, guesses: int, mu: float) -> float:
+    """Return the mean bound over the number of right guesses: exactly for few guesses, else over a few quantiles."""
     accuracy = expected_accuracy(guesses / canaries, mu)
-    spread = math.sqrt(guesses * accuracy * (1 - accuracy))
-    levels = _QUANTILES if guesses < 5_000 else _FEW
-    counts = np.clip(np.round(guesses * accuracy + spread * ndtri(levels)), 0, guesses).astype(int)
-    return float(np.mean([bound(canaries, guesses, int(v)) for v in counts]))
+    middle, spread = guesses * accuracy, math.sqrt(guesses * accuracy * (1 - accuracy))
+    if guesses <= _FEW_GUESSES:
+        low, high = max(0, math.floor(middle - 3.5 * spread)), min(guesses, math.ceil(middle + 3.5 * spread))
+        counts = np.arange(low, high + 1)
+        logs = -gammaln(counts + 1) - gammaln(guesses - counts + 1) + xlogy(counts, accuracy)
+        weights = np.exp(logs + xlog1py(guesses - counts, -accuracy) + float(gammaln(guesses + 1)))
+    else:
+        levels = _QUANTILES if guesses < 5_000 else _FEW
+        counts = np.clip(np.round(middle + spread * ndtri(levels)), 0, guesses).astype(int)
+        weights = np.full(counts.size, 1 / counts.size)
+    return float(weights @ [bound(canaries, guesses, int(v)) for v in counts])
 
 
 def guess_grid(canaries: int, count: int) -> list[int]:
@@ -138,7 +155,7 @@ def planned_rank(method: str, members: int, non_members: int, *, delta: float, e
         interest: The epsilon at which the audit should be tight.
     """
     mu, rng = imagined_mu(interest, delta), np.random.default_rng(20230515)
-    draws = _DRAWS if method != "bayes" else 5
+    draws = _DRAWS if method != "bayes" else 16
     uniform, noise = (rng.permutation((np.arange(draws) + 0.5) / draws) for _ in range(2))
     best, best_value = 1, -1.0
     for rank in rank_grid(non_members, 60 if method != "bayes" else 24):
@@ -163,7 +180,7 @@ def _mean_rate_bound(
             np.mean(
                 [
                     credible_lower_bound(
-                        tp=members - int(k), fn=int(k), fp=fp, tn=non_members - fp, delta=delta, error=error, nodes=200
+                        tp=members - int(k), fn=int(k), fp=fp, tn=non_members - fp, delta=delta, error=error, nodes=64
                     )
                     for k in fn
                 ]

@@ -135,7 +135,7 @@ def _parquet_batches(path: Path) -> Callable[[], Iterator[ScoreSet]]:
                 if scores.null_count or member.null_count:
                     raise DataError(f"{path.name} has missing values in score or member. Remove or repair them.")
                 try:
-                    values = scores.cast(pa.float64()).to_numpy(zero_copy_only=False)
+                    values = scores.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # rounds, as NumPy
                     bits = member.cast(pa.float64() if not pa.types.is_boolean(member.type) else pa.bool_())
                 except pa.ArrowException as error:
                     raise DataError(

@@ -40,7 +40,7 @@ def _next_is_in(log_weights: Floats, revealed: int, ones: int) -> float:
     return float(np.sum(weights * k) / (left * np.sum(weights)))
 
 
-def play(sums: Floats, coins: Bits, *, noise: float, guesses: int) -> Game:
+def play_shared_coordinates(sums: Floats, coins: Bits, *, noise: float, guesses: int) -> Game:
     """Make `guesses` guesses, the surest first, each coin revealed after its guess; return the counts.
 
     Args:

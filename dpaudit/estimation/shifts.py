@@ -17,7 +17,7 @@ from dpaudit.records import Assumption, Bound, Family
 
 def _epsilon(mu: float, problem: Problem) -> tuple[float, float]:
     mu /= problem.group_size
-    return (float(gdp_epsilon(mu, problem.delta)) if mu > 0 else 0.0), mu
+    return gdp_epsilon(mu, problem.delta), mu
 
 
 def _check(problem: Problem) -> None:
@@ -57,7 +57,8 @@ def estimate_one_shot(problem: Problem) -> Bound:
     if included.n == 0:
         return unavailable(problem, Family.INDEPENDENT_CANARIES, "there are no cosines of included canaries")
     epsilon, mu = _epsilon(one_shot.mu_lower_bound(included, d, problem.error), problem)
-    checks = (independence_of(problem), _known_variance(problem, d))
+    normal = gaussian_scores(problem.source, problem.seed)
+    checks = (independence_of(problem), normal, _known_variance(problem, d))
     return answer(
         problem,
         family=Family.INDEPENDENT_CANARIES,
@@ -69,6 +70,6 @@ def estimate_one_shot(problem: Problem) -> Bound:
 
 
 def _known_variance(problem: Problem, dimension: int) -> Assumption:
-    text = "the included cosines are Gaussian with the variance 1/d of random directions"
+    text = "the included cosines have the variance 1/d of random directions"
     p = one_shot.variance_p(problem.source.moments()[0], dimension)
     return tested("known-variance", text, p, LEVEL, "chi-square")

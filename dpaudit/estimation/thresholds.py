@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpaudit.errors import UsageError
-from dpaudit.estimation.assumptions import family_of, independence_of
+from dpaudit.estimation.assumptions import (
+    INDEPENDENT_RUNS,
+    equal_variances,
+    family_of,
+    gaussian_scores,
+    independence_of,
+)
 from dpaudit.estimation.bayes import credible_lower_bound
 from dpaudit.estimation.binomial import upper_limit
 from dpaudit.estimation.multi_run import epsilon_from_rates, mu_from_rates
@@ -14,7 +20,7 @@ from dpaudit.estimation.sources import Source
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Assumption, Bound, Family
 
-_FAMILY = {
+MULTI_RUN = {
     "clopper-pearson": Family.ASSUMPTION_FREE,
     "gdp": Family.GAUSSIAN,
     "bayes": Family.CREDIBLE,
@@ -86,20 +92,35 @@ def bound_at(problem: Problem, rates: Rates) -> tuple[float, float | None]:
     if problem.method == "bayes":
         return credible_lower_bound(**rates.confusion(), delta=delta, error=problem.error, group_size=k), None
     mu = mu_from_rates(rates.fpr, rates.fnr) / k
-    return (float(gdp_epsilon(mu, problem.delta)) if mu > 0 else 0.0), mu
+    return gdp_epsilon(mu, problem.delta), mu
+
+
+def _best(problem: Problem, found: Sequence[Rates]) -> Rates:
+    """Return the threshold with the largest bound; for gdp by mu, which spares the conversions."""
+    if len(found) == 1:
+        return found[0]
+    if problem.method == "gdp":
+        return max(found, key=lambda rates: mu_from_rates(rates.fpr, rates.fnr))
+    return max(found, key=lambda rates: bound_at(problem, rates)[0])
 
 
 def assumptions_of(problem: Problem) -> tuple[Assumption, ...]:
-    """Return what the bound rests on; independence is tested unless the runs are declared independent."""
-    independence = independence_of(problem)
-    if problem.method != "gdp":
-        return (independence,)
-    return independence, assume(problem, "gaussian-trade-off", "the trade-off curve of the mechanism is Gaussian")
+    """Return what the bound rests on; on the scores of one run, independence is tested.
+
+    For gdp that includes normality and equal variances: in one run a magnitude shared by all canaries shows as a shape
+    that independent Gaussian noise does not have, and there it would break the bound.
+    """
+    found = [independence_of(problem)]
+    if problem.method == "gdp":
+        if INDEPENDENT_RUNS not in problem.declared:
+            found += [gaussian_scores(problem.source, problem.seed), equal_variances(problem.source)]
+        found.append(assume(problem, "gaussian-trade-off", "the trade-off curve of the mechanism is Gaussian"))
+    return tuple(found)
 
 
 def estimate_multi_run(problem: Problem) -> Bound:
     """Return the clopper-pearson, gdp or bayes bound on the scores of a problem."""
-    family = _FAMILY[problem.method]
+    family = MULTI_RUN[problem.method]
     if family is not Family.CREDIBLE:
         family = family_of(problem, family)
     if min(problem.members, problem.non_members) == 0:
@@ -109,14 +130,8 @@ def estimate_multi_run(problem: Problem) -> Bound:
         raise UsageError("the gdp method has no finite epsilon at delta = 0. Give delta > 0, or clopper-pearson.")
     if problem.method == "bayes" and problem.selection.kind == "bonferroni":
         raise UsageError("bonferroni corrects a confidence, which bayes does not have. Use planned, fixed or split.")
-    best: tuple[float, float | None, Rates] | None = None
-    for rates in _candidates(problem):
-        epsilon, mu = bound_at(problem, rates)
-        if best is None or epsilon > best[0]:
-            best = epsilon, mu, rates
-    if best is None:
-        raise UsageError(f"{problem.selection} leaves no threshold to try.")
-    epsilon, mu, rates = best
+    rates = _best(problem, _candidates(problem))
+    epsilon, mu = bound_at(problem, rates)
     details = {
         "threshold": rates.threshold,
         "false_positives": rates.false_positives,
@@ -144,7 +159,7 @@ def _candidates(problem: Problem) -> list[Rates]:
     rank = selection.count
     if selection.kind == "planned":
         rank = planned_rank(
-            problem.method, problem.members, n0, delta=problem.delta, error=problem.error, interest=selection.interest
+            problem.method, problem.members, n0, delta=problem.delta, error=problem.error, interest=problem.interest
         )
     if rank > n0:
         raise UsageError(f"the rank R of fixed:R must be at most the number of non-members, {n0}; got {rank}.")
@@ -156,4 +171,4 @@ def _best_threshold(problem: Problem, source: Source) -> float:
     if min(source.members, source.non_members) == 0:
         return 0.0
     found = at_ranks(source, rank_grid(source.non_members, 60, problem.method), problem.error)
-    return max(found, key=lambda rates: bound_at(problem, rates)[0]).threshold
+    return _best(problem, found).threshold

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dpaudit import _rng, _validate
 from dpaudit.config import Aggregator as AggregatorName
+from dpaudit.config import TrainingSection
 from dpaudit.events import Event, Gaussian
 from dpaudit.federated.clipping import clipped_sum
 
@@ -24,14 +25,16 @@ NO_STATE: State = MappingProxyType({})
 class Noised:
     """A noised sum and the event of releasing it, sampling not included.
 
-    `noise_stddev` is what the aggregator promises per coordinate of this sum (None: it does not say), `state` what it
-    remembers if this release is the one that is used.
+    `noise_stddev` is what the aggregator promises per coordinate of this sum (of a node, for trees; None: it does not
+    say), `state` what it remembers if this release is the one that is used. `covered_by` is the earlier round whose
+    event pays for this one too, whose own event is then a NoOp.
     """
 
     vector: Vector
     event: Event
     noise_stddev: float | None
     state: State
+    covered_by: int | None = None
 
 
 class Aggregator(Protocol):
@@ -149,7 +152,37 @@ def make_aggregator(
     """
     if name == "gaussian":
         return GaussianSum(clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor)
-    from dpaudit.federated import tfp
+    from dpaudit.federated.tfp import QueryRequest
+    from dpaudit.federated.tfp_queries import query_from
 
-    request = tfp.QueryRequest(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected=expected)
-    return tfp.query_from(name, request, noise_factor=noise_factor)
+    request = QueryRequest(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected=expected)
+    return query_from(name, request, noise_factor=noise_factor)
+
+
+def aggregator_of(
+    training: TrainingSection, *, noise_multiplier: float, noise_factor: float = 1.0, expected: float = 1.0
+) -> Aggregator:
+    """Return the aggregator of a configured training: `make_aggregator`, or a tree for dp-ftrl; errors as there."""
+    if training.algorithm != "dp-ftrl":
+        return make_aggregator(
+            training.aggregator,
+            clip_norm=training.clip_norm,
+            noise_multiplier=noise_multiplier,
+            noise_factor=noise_factor,
+            expected=expected,
+        )
+    if training.aggregator == "gaussian":
+        from dpaudit.federated.trees import TreeSum
+
+        return TreeSum(
+            clip_norm=training.clip_norm,
+            noise_multiplier=noise_multiplier,
+            period=training.batches_per_pass,
+            rounds=training.rounds,
+            noise_factor=noise_factor,
+        )
+    from dpaudit.federated.tfp import QueryRequest
+    from dpaudit.federated.tfp_tree import tree_aggregator
+
+    request = QueryRequest(clip_norm=training.clip_norm, noise_multiplier=noise_multiplier, expected=expected)
+    return tree_aggregator(request, period=training.batches_per_pass, rounds=training.rounds, noise_factor=noise_factor)

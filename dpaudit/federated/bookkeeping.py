@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from dpaudit.federated import layer_rules as rules
+from dpaudit.federated import recurrent_rules as recurrent
 from dpaudit.federated.layer_rules import Part, Unsupported
 
 ROUNDING = 2.0**-18
@@ -31,6 +32,7 @@ _LINEAR: dict[str, _Parts] = {
     "DepthwiseConv2D": rules.depthwise_parts,
     "Embedding": rules.embedding_parts,
 }
+_SCALES: _Parts = rules.normalisation_parts
 _NORMALISING = ("LayerNormalization", "GroupNormalization")
 _PLAIN = frozenset({
     "InputLayer", "Flatten", "Reshape", "Permute", "RepeatVector", "Identity", "Activation", "ReLU", "LeakyReLU", "ELU",
@@ -38,7 +40,9 @@ _PLAIN = frozenset({
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D",
     "UpSampling1D", "UpSampling2D", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Masking",
     "Rescaling", "Dropout", "Concatenate", "Softmax", "Sequential", "Functional", "MultiHeadAttention",
+    "GroupedQueryAttention", "Attention", "AdditiveAttention", "Bidirectional", *recurrent.CELLS,
 })  # fmt: skip
+_ATTENTION = ("MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention")
 _ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "NotEqual", "LogicalOr", "LogicalAnd"})
 """Operations of keras.ops that may stand between layers (a sum of two tensors, the masks of embeddings)."""
 
@@ -60,7 +64,7 @@ def _is_builtin(thing: Any) -> bool:
 
 def _check_layer(layer: Any) -> None:
     kind, named = type(layer).__name__, f"layer {layer.name!r} ({type(layer).__name__})"
-    known = kind in _PLAIN or kind in _LINEAR or kind in _NORMALISING
+    known = kind in _PLAIN or kind in _LINEAR or kind in _NORMALISING or kind in recurrent.RECURRENT
     if not known or not _is_builtin(layer):
         raise Unsupported(f"{named} has no book-keeping rule")
     if layer.compute_dtype != "float32":
@@ -74,7 +78,9 @@ def _check_layer(layer: Any) -> None:
         raise Unsupported(f"{named} normalises along axis {layer.axis}")
     if kind == "LayerNormalization" and layer.rms_scaling:
         raise Unsupported(f"{named} has rms_scaling")
-    if kind == "MultiHeadAttention" and layer.dropout:
+    if kind in recurrent.RECURRENT:
+        recurrent.check_recurrent(layer)
+    if kind in _ATTENTION and layer.dropout:
         raise Unsupported(f"{named} drops attention weights at random")
     if kind == "Dropout" and layer.noise_shape is not None:
         raise Unsupported(f"{named} has a noise_shape")
@@ -87,12 +93,15 @@ def _spares_the_batch(axis: Any) -> bool:
 
 def _check_operation(operation: Any) -> None:
     """Raise Unsupported unless an operation between layers is elementwise and broadcasts nothing over the batch."""
-    elementwise = type(operation).__name__ in _ELEMENTWISE and _is_builtin(operation)
+    kind = type(operation).__name__
+    if kind == "Any" and _is_builtin(operation) and operation.axis in (-1, [-1], (-1,)):
+        return  # the mask of the layer Masking: an example's steps, each by its own features
+    elementwise = kind in _ELEMENTWISE and _is_builtin(operation)
     for node in operation._inbound_nodes:
         tensors = [*node.input_tensors, *node.output_tensors]
         aligned = len({len(tensor.shape) for tensor in tensors}) == 1
         if not elementwise or not aligned or any(tensor.shape[0] is not None for tensor in tensors):
-            raise Unsupported(f"the operation {operation.name!r} ({type(operation).__name__}) is not a layer")
+            raise Unsupported(f"the operation {operation.name!r} ({kind}) is not a layer")
 
 
 class Trace:
@@ -111,6 +120,9 @@ class Trace:
                 kind = type(layer).__name__
                 if kind in _LINEAR:
                     stack.enter_context(replaced(layer, call=self._linear(layer), activation=None))
+                elif kind in recurrent.RECURRENT:
+                    tapped = recurrent.recurrent_call(layer, self._tape.watch, self._record)
+                    stack.enter_context(replaced(layer, call=tapped))
                 elif kind in _NORMALISING:
                     stack.enter_context(replaced(layer, call=self._normalising(layer)))
                 elif kind == "Dropout":
@@ -157,7 +169,7 @@ class Trace:
         found: dict[int, Part] = {}
         for (layer, inputs, _), gradient in zip(self._taps, gradients, strict=True):
             kind = type(layer).__name__
-            rule = _LINEAR.get(kind, rules.normalisation_parts)
+            rule = recurrent.recurrent_parts if kind in recurrent.RECURRENT else _LINEAR.get(kind, _SCALES)
             found |= {id(part.variable): part for part in rule(layer, inputs, gradient)}
         missing = [variable.path for variable in self._model.trainable_variables if id(variable) not in found]
         if missing:
@@ -167,7 +179,10 @@ class Trace:
     @property
     def floats(self) -> int:
         """How many numbers per example the forward and the backward pass hold at the tapped layers."""
-        return sum(3 * (rules.numbers_in(inputs) + rules.numbers_in(output)) for _, inputs, output in self._taps)
+        import tensorflow as tf
+
+        tensors = tf.nest.flatten([(inputs, output) for _, inputs, output in self._taps])
+        return 3 * sum(rules.numbers_in(tensor) for tensor in tensors)
 
 
 @contextmanager

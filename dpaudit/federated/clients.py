@@ -9,7 +9,8 @@ callers must not pass an empty cohort.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,19 @@ def deterministic_tensorflow() -> None:
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
+
+
+def flat_call(function: Any) -> Callable[..., Any]:
+    """Return a call of a traced function that takes tensors of the right types and shapes, and checks nothing.
+
+    Binding and checking arguments costs TensorFlow 0.3 ms a call, a tenth of a round of small models.
+    """
+    concrete = function.get_concrete_function()
+    inner = getattr(concrete, "_call_flat", None)
+    if inner is None:
+        return cast(Callable[..., Any], concrete)
+    captured = concrete.captured_inputs
+    return lambda *tensors: inner(list(tensors), captured)
 
 
 class ClientFunctions:
@@ -112,33 +126,44 @@ class ClientFunctions:
             tf.tile(part[None], [clients] + [1] * len(shape)) for part, shape in zip(parts, self._shapes, strict=True)
         ]
         gradients_of = self._mapped_gradients if self.unstacked else self._stacked_gradients
+        # Everything is gathered before the steps, and laid out step by step: a third less time for small models.
+        by_step = tf.transpose(index, [1, 0, 2])
+        data, labels, masks = tf.gather(x, by_step), tf.gather(y, by_step), tf.transpose(mask, [1, 0, 2])
+        shares = rate * masks / tf.maximum(tf.reduce_sum(masks, axis=2, keepdims=True), 1.0)
         for step in tf.range(tf.shape(index)[1]):
-            gradients = gradients_of(local, x, y, index[:, step], mask[:, step], seed)
-            local = [a - rate * tf.reshape(g, tf.shape(a)) for a, g in zip(local, gradients, strict=True)]
+            gradients = gradients_of(local, data[step], labels[step], shares[step], seed)
+            local = [a - g for a, g in zip(local, gradients, strict=True)]
         ends = [tf.reshape(a, [clients, size]) for a, size in zip(local, self._sizes, strict=True)]
         return tf.concat(ends, axis=1) - weights[None]
 
-    def _mapped_gradients(self, local: list[Any], x: Any, y: Any, index: Any, mask: Any, seed: Any) -> list[Any]:
+    def _mapped_gradients(self, local: list[Any], x: Any, y: Any, share: Any, seed: Any) -> list[Any]:
+        """Return the gradients of each client's sum of losses times `share` (clients, batch), client by client."""
         import tensorflow as tf
 
         def of_client(arguments: Any) -> Any:
-            *parts, batch, weight = arguments
+            *parts, batch, labels, weight = arguments
             flat = tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
-            return self._gradient(flat, tf.gather(x, batch), tf.gather(y, batch), weight, seed)
+            with tf.GradientTape() as tape:
+                tape.watch(flat)
+                logits = self._call(flat, batch, seed, training=True)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+                loss = tf.reduce_sum(losses * weight)
+            return tape.gradient(loss, flat)
 
-        rows = tf.reshape(tf.vectorized_map(of_client, (*local, index, mask)), [-1, self.parameters])
-        return list(tf.split(rows, self._sizes, axis=1))
+        rows = tf.reshape(tf.vectorized_map(of_client, (*local, x, y, share)), [-1, self.parameters])
+        parts = tf.split(rows, self._sizes, axis=1)
+        return [tf.reshape(part, tf.shape(a)) for part, a in zip(parts, local, strict=True)]
 
-    def _stacked_gradients(self, local: list[Any], x: Any, y: Any, index: Any, mask: Any, seed: Any) -> list[Any]:
+    def _stacked_gradients(self, local: list[Any], x: Any, y: Any, share: Any, seed: Any) -> list[Any]:
+        """The same with the examples of all clients in one batch."""
         import tensorflow as tf
 
-        everyone = tf.reshape(index, [-1])
+        inputs = tf.reshape(x, [-1, *x.shape[2:]])
         with tf.GradientTape() as tape:
             tape.watch(local)
             with stacked.stacked(self._model, local):
-                logits = self._call(tf.zeros([self.parameters]), tf.gather(x, everyone), seed, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.gather(y, everyone), logits=logits)
-            share = mask / tf.maximum(tf.reduce_sum(mask, axis=1, keepdims=True), 1.0)
+                logits = self._call(tf.zeros([self.parameters]), inputs, seed, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.reshape(y, [-1]), logits=logits)
             loss = tf.reduce_sum(losses * tf.reshape(share, [-1]))
         return list(tape.gradient(loss, local, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
@@ -234,7 +259,7 @@ class ClientFunctions:
         """
         import tensorflow as tf
 
-        updates = self._updates(
+        updates = self._update_call(
             tf.constant(weights, tf.float32),
             x,
             y,
@@ -244,6 +269,10 @@ class ClientFunctions:
             tf.constant(seed, tf.int32),
         )
         return np.asarray(updates)
+
+    @functools.cached_property
+    def _update_call(self) -> Callable[..., Any]:
+        return flat_call(self._updates)
 
     def logits(self, weights: NDArray[np.float64], x: Floats, *, batch: int = 4096) -> Floats:
         """Return (n, classes) logits under a weight vector."""

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng
+from dpaudit._objects import is_object_name
 from dpaudit.config import DataSection, RunConfig
 from dpaudit.errors import DataError, MissingDependency, UsageError
-from dpaudit.federated import iot, partition, tables
+from dpaudit.federated import iot, partition, tables, tf_data
 from dpaudit.records import Unit
 
 Floats = NDArray[np.float32]
@@ -71,7 +72,9 @@ SOURCES: dict[str, Callable[[DataSection, int], Dataset]] = {"digits": _digits, 
 
 
 def load_dataset(section: DataSection, *, root: int) -> Dataset:
-    """Load `digits`, generate `iot`, or read an .npz, .csv or .parquet file.
+    """Load `digits`, generate `iot`, read an .npz, .csv or .parquet file, or call `module:function`.
+
+    The function may return a `tf.data.Dataset` or arrays; see `dpaudit.federated.tf_data.read_object`.
 
     Args:
         section: the [data] table of a run configuration.
@@ -82,10 +85,13 @@ def load_dataset(section: DataSection, *, root: int) -> Dataset:
     """
     if section.source in SOURCES:
         return SOURCES[section.source](section, root)
-    path = Path(section.source)
-    table = tables.read(path, label=section.label, client=section.client)
+    if is_object_name(section.source):
+        table, name = tf_data.read_object(section.source, client=section.client), section.source
+    else:
+        path = Path(section.source)
+        table, name = tables.read(path, label=section.label, client=section.client), path.stem
     client = None if table.client is None else partition.renumber(table.client)[0]
-    return Dataset(x=table.x, y=table.y, client=client, classes=table.classes, name=path.stem)
+    return Dataset(x=table.x, y=table.y, client=client, classes=table.classes, name=name)
 
 
 def _assign(config: RunConfig, data: Dataset, root: int) -> tuple[Ints, int]:
@@ -133,12 +139,22 @@ def prepare(config: RunConfig, *, root: int) -> FederatedData:
         out = _held_out(rng, data.y.size, config.data.holdout_fraction, "example")
         train, holdout = data.take(np.flatnonzero(~out)), replace(data.take(np.flatnonzero(out)), client=None)
         owner, clients = _assign(config, train, root)
-        return FederatedData(train=replace(train, client=owner), holdout=holdout, clients=clients)
+        train = _bounded(config, replace(train, client=owner), root)
+        return FederatedData(train=train, holdout=holdout, clients=clients)
     owner, devices = _assign(config, data, root)
     out = _held_out(rng, devices, config.data.holdout_fraction, "device")
-    owned = replace(data, client=owner)
+    owned = _bounded(config, replace(data, client=owner), root)
+    owner = np.asarray(owned.client)
     train, holdout = owned.take(np.flatnonzero(~out[owner])), owned.take(np.flatnonzero(out[owner]))
     return FederatedData(train=_renumbered(train), holdout=_renumbered(holdout), clients=int(np.count_nonzero(~out)))
+
+
+def _bounded(config: RunConfig, data: Dataset, root: int) -> Dataset:
+    """Keep at most `partition.max_examples_per_client` of each client's examples, chosen at random."""
+    limit = config.partition.max_examples_per_client
+    if limit is None or data.client is None:
+        return data
+    return data.take(partition.bounded(_rng.stream(root, "contribution-bound"), data.client, limit=limit))
 
 
 def _renumbered(data: Dataset) -> Dataset:

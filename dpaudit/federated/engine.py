@@ -140,10 +140,10 @@ class FedAvgEngine:
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""
         seed = _dropout_seed(self._root, cohort.number)
-        rng = _rng.stream(self._root, "local-order", cohort.number)
+        key = _rng.seed_of(self._root, "local-order", cohort.number)
         examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
         for units in _chunks(cohort.units, 4 * (4 * self.parameters + 2 * examples)):
-            index, mask = self._batches(rng, units)
+            index, mask = self._batches(key, units)
             rows = self._functions.local_updates(
                 weights,
                 self._x,
@@ -155,21 +155,52 @@ class FedAvgEngine:
             )
             yield Block(units=units, rows=rows)
 
-    def _batches(self, rng: np.random.Generator, units: Indices) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last."""
+    def _batches(self, key: int, units: Indices) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last.
+
+        The order of a client's examples depends on the key of the round and on how many they are.
+        """
         epochs, size = self._training.local_epochs, self._training.local_batch_size
         longest = int(self._sizes[units].max())
         padded = -(-longest // size) * size
         table, sizes = self._table[units, :longest], self._sizes[units]
-        keys = rng.random((units.size, epochs, longest), dtype=np.float32)
-        keys[np.broadcast_to(np.arange(longest) >= sizes[:, None, None], keys.shape)] = 2.0
-        order = np.argsort(keys, axis=2, kind="stable")
+        order = local_orders(key, sizes, epochs=epochs, longest=longest)
         index = np.zeros((units.size, epochs, padded), dtype=np.int32)
-        index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
+        if len(order) == 1:
+            index[:, :, :longest] = table[:, order[0]]
+        else:
+            index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
         present = np.arange(padded) < sizes[:, None, None]
         mask = np.broadcast_to(present, index.shape).astype(np.float32)
         shape = (units.size, epochs * padded // size, size)
         return index.reshape(shape), mask.reshape(shape)
+
+
+def local_orders(key: int, sizes: Indices, *, epochs: int, longest: int) -> NDArray[np.int64]:
+    """Return an order of each client's examples in each epoch, (clients or 1, epochs, longest): padding comes last.
+
+    Every (epoch, position) gets a number by SplitMix64 (Steele, Lea, Flood 2014) of the key; the order is that of
+    the numbers. So it is one order for all clients, of which each takes the positions that it has: what a client does
+    depends on its data and the round alone, not on its id or on who else takes part. No privacy rests on it.
+    """
+    place = (np.arange(epochs, dtype=np.uint64)[:, None] << np.uint64(32)) + np.arange(longest, dtype=np.uint64)
+    first: NDArray[np.uint64] = np.full(1, key, dtype=np.uint64)
+    everyone = np.argsort(_mix(np.add(_mix(first), place, dtype=np.uint64)), axis=1, kind="stable")[None]
+    if sizes.min() == longest:
+        return everyone
+    has = everyone < sizes[:, None, None]
+    order = np.zeros(has.shape, dtype=np.int64)
+    client, epoch, _ = np.nonzero(has)
+    order[client, epoch, (np.cumsum(has, axis=2) - 1)[has]] = np.broadcast_to(everyone, has.shape)[has]
+    return order
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        z = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices]:
@@ -185,7 +216,7 @@ def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices
 
 def make_engine(functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
     """Return the in-process engine of the configured algorithm."""
-    if training.algorithm == "dp-fedavg":
+    if training.protects_clients:
         return FedAvgEngine(functions, data, training, root=root)
     clip_norm = training.clip_norm if training.aggregator == "gaussian" else None
     return FedSgdEngine(functions, data, root=root, clip_norm=clip_norm)

@@ -64,8 +64,11 @@ class Journal:
         """Take charge of a folder that `claim` has accepted."""
         self._out, self._parameters, self._canaries = out, parameters, canaries
 
-    def describe(self, *, clients: int, units: int, rounds: int) -> None:
-        """Write what does not change: sizes, the coins (apart), the client of each canary. Idempotent."""
+    def describe(self, *, clients: int, units: int, rounds: int, slots: int = 0) -> None:
+        """Write what does not change: sizes, the coins (apart), the client of each canary. Idempotent.
+
+        `slots` is 0 where the sampler does not choose among slots.
+        """
         for folder in ("observations", "coins", "private"):
             (self._out / folder).mkdir(parents=True, exist_ok=True)
         coins = files.npz_bytes(coins=self._canaries.coins)
@@ -78,6 +81,7 @@ class Journal:
             "units": units,
             "rounds": rounds,
             "canaries": self._canaries.count,
+            "slots": slots,
             "parameters": self._parameters,
             "example_level": self._canaries.example_level,
         }
@@ -88,6 +92,7 @@ class Journal:
             files.PARTICIPATION: -(-units // 8),
             files.CANARY_PARTICIPATION: -(-self._canaries.count // 8),
             files.MODEL_NOISE: 8,
+            **({files.DRAWN: -(-slots // 8), files.CHOSEN: -(-slots // 8)} if slots else {}),
         }
 
     def open_ledger(self, header: Mapping[str, Any]) -> PrivacyLedger:
@@ -121,6 +126,9 @@ class Journal:
         self._append(files.ELIGIBLE, np.packbits(collected.cohort.answered).tobytes())
         self._append(files.PARTICIPATION, np.packbits(collected.arrived).tobytes())
         self._append(files.CANARY_PARTICIPATION, np.packbits(collected.canaries).tobytes())
+        if collected.cohort.draw is not None:
+            self._append(files.DRAWN, np.packbits(collected.cohort.draw.drawn).tobytes())
+            self._append(files.CHOSEN, np.packbits(collected.cohort.draw.chosen).tobytes())
 
     def _append(self, name: str, data: bytes) -> None:
         path = self._out / name

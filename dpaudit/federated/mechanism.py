@@ -10,30 +10,97 @@ the client's coin, and the neighbouring data sets differ in one example only, so
 knows the other examples of the client and can see, from their effect on the released sum, in which rounds the
 client took part. Given that, the example's own coin is the only secret: q amplifies, p does not. All that p buys
 is that the event happens in a share p of the rounds, which everybody may know: `PubliclySampled`.
+
+**dp-ftrl** (unit: client). Noise of a binary tree over the rounds of one pass (Kairouz et al., arXiv:2103.00039):
+`TreeAggregation`, without any credit for sampling.
+
+Events that cover a whole pass over shuffled batches (`ShuffledBatches`) or a whole tree are recorded with the first
+round of the pass, in advance; the other rounds are recorded as `NoOp` with the fact `covered_by_round`. A run that
+stops in the middle has then paid for the whole: an upper bound.
 """
 
 from dpaudit import events
 from dpaudit.config import TrainingSection
+from dpaudit.errors import UnsupportedEvent, UsageError
+from dpaudit.federated.sampling import sample_size
 
 
-def sampled(training: TrainingSection, event: events.Event) -> events.Event:
-    """Wrap the event of one aggregation in the sampling of the algorithm; rates of 1 add no wrapper."""
-    if training.algorithm == "dp-fedavg":
-        return _poisson(training.client_sampling_rate, event)
-    inner = _poisson(training.example_sampling_rate, event)
-    if training.client_sampling_rate == 1.0:
+def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -> events.Event:
+    """Wrap the event of one aggregation in the sampling of the algorithm; rates of 1 add no wrapper.
+
+    With `shuffle` the result stands for a whole pass. `slots` (units and canaries) is needed where the event depends
+    on their number: cut Poisson samples, and samples without replacement.
+
+    Raises: UnsupportedEvent for a cut Poisson sample of anything but one Gaussian.
+    """
+    if training.algorithm == "dp-ftrl":  # the aggregator's events are of whole trees, or covered by one
+        return event
+    if training.sampler == "shuffle":
+        return (
+            event
+            if training.batches_per_pass == 1
+            else events.ShuffledBatches(event=event, batches=training.batches_per_pass)
+        )
+    if training.sampler == "without-replacement":
+        size = sample_size(training, _known(slots))
+        return events.SampledWithoutReplacement(population=slots, sample_size=size, event=event)
+    if training.sampler == "poisson-padded":
+        return _truncated(training, event, _known(slots))
+    inner = _poisson(training.unit_rate, event)
+    if training.protects_clients or training.client_sampling_rate == 1.0:
         return inner
     return events.PubliclySampled(sampling_rate=training.client_sampling_rate, event=inner)
+
+
+def _known(slots: int) -> int:
+    if slots < 1:
+        raise UsageError("the event of this sampler depends on the number of units and canaries; say it (slots).")
+    return slots
+
+
+def _truncated(training: TrainingSection, event: events.Event, slots: int) -> events.Event:
+    limit = min(training.cohort_limit or slots, slots)
+    if limit == slots:
+        return _poisson(training.unit_rate, event)
+    if not isinstance(event, events.Gaussian):
+        raise UnsupportedEvent(
+            f"a Poisson sample that is cut to {limit} is accounted for with plain Gaussian noise only, not "
+            f"{type(event).__name__}. Use another sampler, or aggregator = 'gaussian'."
+        )
+    return events.TruncatedPoissonGaussian(
+        dataset_size=slots,
+        sampling_rate=training.unit_rate,
+        max_batch_size=limit,
+        noise_multiplier=event.noise_multiplier,
+    )
 
 
 def _poisson(rate: float, event: events.Event) -> events.Event:
     return event if rate == 1.0 else events.PoissonSampled(sampling_rate=rate, event=event)
 
 
-def round_event(training: TrainingSection, noise_multiplier: float) -> events.Event:
-    """Return the privacy event of ONE round whose Gaussian noise has `noise_multiplier` times the clip norm.
+def rounds_per_event(training: TrainingSection) -> int:
+    """Return how many rounds one event of the mechanism covers: those of a pass with `shuffle`, else 1."""
+    return training.batches_per_pass if training.sampler == "shuffle" else 1
 
-    dp-fedsgd: `PubliclySampled(p, PoissonSampled(q, Gaussian(z)))`; dp-fedavg: `PoissonSampled(p, Gaussian(z))`.
-    Dropouts are not counted as sampling: whether a device answers is not a secret coin of ours.
+
+def round_event(training: TrainingSection, noise_multiplier: float, *, slots: int = 0) -> events.Event:
+    """Return the event of `rounds_per_event` rounds whose Gaussian noise has `noise_multiplier` times the clip norm.
+
+    dp-fedsgd: `PubliclySampled(p, PoissonSampled(q, Gaussian(z)))`; dp-fedavg: `PoissonSampled(p, Gaussian(z))`;
+    dp-ftrl: one tree. Dropouts are not counted as sampling: whether a device answers is not a secret coin of ours.
     """
-    return sampled(training, events.Gaussian(noise_multiplier=noise_multiplier))
+    if training.algorithm == "dp-ftrl":
+        return events.TreeAggregation(noise_multiplier=noise_multiplier, steps=(training.batches_per_pass,))
+    return sampled(training, events.Gaussian(noise_multiplier=noise_multiplier), slots=slots)
+
+
+def whole_event(training: TrainingSection, noise_multiplier: float, *, slots: int = 0) -> events.Event:
+    """Return the event of all rounds; a last pass or tree that is not finished counts as a whole pass, or as far."""
+    every = rounds_per_event(training)
+    whole, rest = divmod(training.rounds, every)
+    if training.algorithm == "dp-ftrl":
+        steps = (every,) * whole + ((rest,) if rest else ())
+        return events.TreeAggregation(noise_multiplier=noise_multiplier, steps=steps)
+    event = round_event(training, noise_multiplier, slots=slots)
+    return events.SelfComposed(event=event, count=whole + (rest > 0))

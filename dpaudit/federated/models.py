@@ -84,33 +84,62 @@ def _builder(name: str) -> Callable[[tuple[int, ...], int], Any]:
 def check_model(model: Any, input_shape: tuple[int, ...], classes: int) -> None:
     """Build `model` if needed and raise UsageError unless it can be trained with differential privacy.
 
-    Refused: layers that mix the examples of a batch (one example would change the gradients of all others, and the
-    clip would no longer bound what it contributes), a softmax at the end (the loss takes logits), outputs of
-    another shape than (batch, classes), parameters that are not float32.
+    Refused, beside what `check_private` refuses: a softmax at the end (the loss takes logits), outputs of another
+    shape than (batch, classes).
+    """
+    output = check_private(model, input_shape, dtype=np.float32)
+    keras = import_keras()
+    if output != (1, classes):
+        raise UsageError(f"the model must map {input_shape} to {classes} logits; its output has shape {output[1:]}.")
+    last = model.layers[-1] if model.layers else None
+    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+        raise UsageError("the model ends in a softmax; the loss takes logits. Leave the last activation out.")
+
+
+def check_private(model: Any, input_shape: tuple[int, ...], *, dtype: Any) -> tuple[int, ...]:
+    """Build `model` if needed; return the shape of its output for one example.
+
+    Raises: UsageError for layers that mix the examples of a batch (one example would change the gradients of all
+        others, and the clip would no longer bound what it contributes) or keep state between batches, losses that are
+        added beside the main one (regularizers: they would be left out silently), parameters that are not float32.
     """
     keras = import_keras()
     if not isinstance(model, keras.Model):
         raise UsageError(f"the model must be a Keras 3 model; got {type(model).__name__}.")
-    output = np.asarray(model(np.zeros((1, *input_shape), np.float32), training=False))
+    output = model(np.zeros((1, *input_shape), dtype), **training_flag(model, False))
     for layer in model._flatten_layers():
-        replacement = next((_MIXING[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in _MIXING), None)
-        if replacement is not None:
-            raise UsageError(
-                f"layer {layer.name!r} is a {type(layer).__name__}: it mixes the examples of a batch and keeps "
-                f"statistics of them that no noise protects. Use {replacement}."
-            )
-    if output.shape != (1, classes):
+        _refuse_mixing(layer)
+    if model.losses:
         raise UsageError(
-            f"the model must map {input_shape} to {classes} logits; its output has shape {output.shape[1:]}."
+            "the model adds losses of its own (a regularizer, or add_loss), which private training would leave out. "
+            "Take them away; for weight decay use the optimizer's, which costs no privacy."
         )
-    last = model.layers[-1] if model.layers else None
-    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
-        raise UsageError("the model ends in a softmax; the loss takes logits. Leave the last activation out.")
     wrong = [variable.path for variable in model.trainable_variables if str(variable.dtype) != "float32"]
     if wrong or not model.trainable_variables:
         raise UsageError(
             f"trainable parameters must be float32, and there must be some; wrong: {', '.join(wrong) or 'none there'}."
         )
+    if not hasattr(output, "shape"):
+        raise UsageError(f"the model must have one output; it has {type(output).__name__} of them.")
+    return tuple(int(size) for size in output.shape)
+
+
+def training_flag(model: Any, value: bool) -> dict[str, bool]:
+    """Return the keyword `training` for models that take it; a subclassed model's `call` may do without."""
+    return {"training": value} if getattr(model, "_call_has_training_arg", True) else {}
+
+
+def _refuse_mixing(layer: Any) -> None:
+    """Raise UsageError for a layer that no clip of single examples can make private."""
+    named = f"layer {layer.name!r} is a {type(layer).__name__}"
+    replacement = next((_MIXING[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in _MIXING), None)
+    if replacement is not None:
+        raise UsageError(
+            f"{named}: it mixes the examples of a batch and keeps statistics of them that no noise protects. "
+            f"Use {replacement}."
+        )
+    if getattr(layer, "stateful", False) is True:
+        raise UsageError(f"{named} with stateful=True: it carries one batch into the next. Use stateful=False.")
 
 
 def get_weights(model: Any) -> NDArray[np.float64]:
@@ -137,7 +166,8 @@ def save_model(model: Any, path: Path) -> None:
 
 def logits_of(model: Any, x: Floats, *, batch: int = 4096) -> Floats:
     """Return the outputs (n, classes) of a model on `x`, without training behaviour."""
-    parts = [np.asarray(model(x[i : i + batch], training=False), np.float32) for i in range(0, len(x), batch)]
+    flag = training_flag(model, False)
+    parts = [np.asarray(model(x[i : i + batch], **flag), np.float32) for i in range(0, len(x), batch)]
     return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""How examples are spread over clients: IID, Dirichlet over labels, or by a column of the data."""
+"""How examples are spread over clients: IID, Dirichlet over labels, or by a column; and how many each may bring."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,20 @@ def _dirichlet_once(rng: np.random.Generator, labels: Ints, clients: int, alpha:
         ends = np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * members.size
         owner[members] = np.searchsorted(ends, np.arange(members.size) + 0.5)
     return owner
+
+
+def bounded(rng: np.random.Generator, client: Ints, *, limit: int) -> NDArray[np.int64]:
+    """Return the positions, in order, of at most `limit` examples of each client, chosen at random.
+
+    The bound on what one user contributes. Which examples stay does not depend on what is in them. It bounds the work
+    and the weight of heavy users; privacy does not rest on it, for the clip bounds every unit's contribution.
+    """
+    order = np.lexsort((rng.random(client.size), client))
+    owner = client[order]
+    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    sizes = np.diff(np.r_[starts, client.size])
+    rank = np.arange(client.size) - np.repeat(starts, sizes)
+    return np.sort(order[rank < limit])
 
 
 def renumber(client: NDArray[np.generic]) -> tuple[Ints, int]:

@@ -38,6 +38,8 @@ ROOT = "private/root.json"
 CHECKPOINT = "private/checkpoint.npz"
 PARTICIPATION = "private/participation.bits"
 CANARY_PARTICIPATION = "private/canary_participation.bits"
+DRAWN = "private/drawn.bits"
+CHOSEN = "private/chosen.bits"
 DRAWS = "private/draws.i32"
 MODEL_NOISE = "private/model_noise.f64"
 MARKERS = (ROOT, LEDGER, RUN, RESULT, MODEL, COINS)
@@ -119,7 +121,10 @@ def _rounds_in(path: Path, bytes_per_round: int, *, otherwise: int) -> int:
 def rounds_on_disk(out: Path, description: dict[str, Any]) -> int:
     """Return how many whole rounds all observation files hold."""
     planned, canaries = int(description["rounds"]), int(description["canaries"])
+    slots = int(description.get("slots", 0))
+    chosen = [(name, _width(slots)) for name in (DRAWN, CHOSEN) if slots]
     sizes = [
+        *chosen,
         (OBSERVATIONS, 4 * canaries),
         (ELIGIBLE, _width(int(description["clients"]))),
         (PARTICIPATION, _width(int(description["units"]))),
@@ -191,6 +196,19 @@ def load_canary_participation(out: Path) -> Bools:
     """Return (rounds_done, m) which canaries contributed (coin in and sampled)."""
     about = _description(out)
     return _read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
+
+
+def load_slots(out: Path) -> tuple[Bools, Bools] | None:
+    """Return which slots a sampler of slots drew, and which of them it left in, (rounds_done, units + m) each.
+
+    Slots are the units, then the canaries whatever their coins say: this tells nothing about the coins. None where
+    the sampler flips a coin per unit.
+    """
+    about = _description(out)
+    slots, rounds = int(about.get("slots", 0)), rounds_on_disk(out, about)
+    if not slots:
+        return None
+    return _read_bits(out / DRAWN, slots, rounds), _read_bits(out / CHOSEN, slots, rounds)
 
 
 def load_model_noise(out: Path) -> tuple[NDArray[np.float64], int]:

@@ -7,7 +7,6 @@ One round is: `cohort` -> an engine -> `collect` (screen, clip, sum; exact, in m
 (noise, ledger line) -> `apply`. What leaves the server is the noised vector only.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.config import TrainingSection
+from dpaudit.events import Event, NoOp, ShuffledBatches
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import sampling
 from dpaudit.federated.aggregation import Aggregator, Noised, State
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
+from dpaudit.federated.replay import digest_of, recorded_passes, recorded_rounds
 from dpaudit.federated.sampling import Cohort, Population
 from dpaudit.ledger import PrivacyLedger
 
@@ -37,6 +38,11 @@ class Plan:
     canaries: canary.Canaries
     root: int
     direction: float
+
+    @property
+    def slots(self) -> int:
+        """Units and canaries: the population of the samplers that choose among slots."""
+        return self.population.units + self.canaries.count
 
     @property
     def denominator(self) -> float:
@@ -100,12 +106,26 @@ class Server:
         self._width = weights.size + plan.canaries.count
         self.aggregator_state: State = aggregator.start(width=self._width, root=plan.root)
         self._on_draw = on_draw or (lambda _number, _attempt: None)
-        self._recorded = _recorded_rounds(ledger)
+        self._recorded = recorded_rounds(ledger)
+        self._passes = recorded_passes(ledger)
         self._noted = {(e.facts["what"], e.facts.get("round")) for e in ledger.entries if e.type == "note"}
 
     def cohort(self, number: int) -> Cohort:
-        """Draw the cohort of round `number`."""
-        return sampling.draw(self._plan.training, self._plan.population, root=self._plan.root, number=number)
+        """Draw the cohort of round `number`, with the canaries among those who may be drawn."""
+        plan = self._plan
+        return sampling.draw(
+            plan.training, plan.population, root=plan.root, number=number, canaries=plan.canaries.count
+        )
+
+    def _canaries(self, cohort: Cohort) -> NDArray[np.bool_]:
+        """Return (m,) which canaries take part: by their own coins of the round, or by the sampler's slots."""
+        plan = self._plan
+        if cohort.draw is None:
+            return canary.takes_part(plan.canaries, plan.training, cohort, root=plan.root)
+        chosen = cohort.draw.chosen[plan.population.units :] & plan.canaries.coins
+        if plan.canaries.example_level:
+            chosen &= cohort.answered[plan.canaries.client]
+        return np.asarray(chosen)
 
     def collect(self, cohort: Cohort, blocks: Iterable[Block | ClippedSum]) -> Collected:
         """Screen, clip and sum the contributions of a cohort and of the canaries that take part.
@@ -113,7 +133,7 @@ class Server:
         A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects.
         """
         plan, parameters = self._plan, self.weights.size
-        present = canary.takes_part(plan.canaries, plan.training, cohort, root=plan.root)
+        present = self._canaries(cohort)
         arrived = np.zeros(plan.population.units, dtype=np.bool_)
         clip_norm = self._aggregator.clip_norm_of(self.aggregator_state)
         total = self._clipped_sum(np.zeros((0, parameters), dtype=np.float32))
@@ -167,7 +187,7 @@ class Server:
         known = self._recorded.get(number, [])
         for attempt, stated in enumerate(known):
             noised = self._noise(collected.total, number, attempt)
-            if _digest(noised.vector) == stated:
+            if digest_of(noised.vector) == stated:
                 self.aggregator_state = noised.state
                 return Release(number=number, attempt=attempt, vector=noised.vector, replayed=True)
         attempt = len(known)
@@ -193,10 +213,12 @@ class Server:
         if refused:
             named = [{"unit": item.unit, "reason": item.reason} for item in refused[:_NAMED]]
             self._note_once("contributions rejected before the sum", number, count=len(refused), first=named)
-        digest = _digest(noised.vector)
-        facts = {} if attempt == 0 else {"attempt": attempt}
+        digest = digest_of(noised.vector)
+        event, covered_by = self._event_of(noised, number, attempt)
+        facts: dict[str, object] = {} if attempt == 0 else {"attempt": attempt}
+        facts |= {} if covered_by is None else {"covered_by_round": covered_by}
         self._ledger.record(
-            sampled(self._plan.training, noised.event),
+            event,
             round=number,
             expected=self._plan.denominator,
             realised_clients=int(np.count_nonzero(cohort.answered)),
@@ -209,6 +231,24 @@ class Server:
             **facts,
         )
         self._recorded.setdefault(number, []).append(digest)
+
+    def _event_of(self, noised: Noised, number: int, attempt: int) -> tuple[Event, int | None]:
+        """Return the event of a release, and the round whose event pays for it already, if one does.
+
+        A pass over shuffled batches costs what its dearest batch costs, and is recorded with its first round. A later
+        round is covered by it if it is like the first; a further attempt is a further release on the same units.
+        """
+        training = self._plan.training
+        event = sampled(training, noised.event, slots=self._plan.slots)
+        if not isinstance(event, ShuffledBatches):
+            return event, noised.covered_by
+        first = number - number % event.batches
+        if attempt or (number != first and event not in self._passes.get(first, [])):
+            return noised.event, None
+        if number != first:
+            return NoOp(), first
+        self._passes.setdefault(first, []).append(event)
+        return event, None
 
     def apply(self, release: Release) -> None:
         """Divide the model's part of the release by the fixed denominator and step the optimizer."""
@@ -228,9 +268,18 @@ class Server:
 
 def _invited(block: Block, cohort: Cohort, arrived: NDArray[np.bool_]) -> tuple[Block, list[Rejected]]:
     """Return the part of a block that comes from units of the cohort for the first time; mark them as arrived."""
+    member = np.zeros(arrived.size, dtype=np.bool_)
+    member[cohort.units] = True
+    known = (block.units >= 0) & (block.units < arrived.size)
+    expected = known & member[np.where(known, block.units, 0)]
+    if expected.all() and not arrived[block.units].any():
+        before = np.count_nonzero(arrived)
+        arrived[block.units] = True
+        if np.count_nonzero(arrived) - before == block.units.size:
+            return block, []
+        arrived[block.units] = False  # somebody is in the block twice
     fresh: list[int] = []
     strangers: list[Rejected] = []
-    expected = np.isin(block.units, cohort.units)
     for position, unit in enumerate(block.units.tolist()):
         if not expected[position]:
             strangers.append(Rejected(unit=unit, reason="not in this round's cohort"))
@@ -242,16 +291,3 @@ def _invited(block: Block, cohort: Cohort, arrived: NDArray[np.bool_]) -> tuple[
     if not strangers:
         return block, strangers
     return Block(units=block.units[fresh], rows=[block.rows[position] for position in fresh]), strangers
-
-
-def _digest(vector: Vector) -> str:
-    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f8").tobytes()).hexdigest()
-
-
-def _recorded_rounds(ledger: PrivacyLedger) -> dict[int, list[str]]:
-    """Return the digests of the releases that a ledger holds, by round, in the order of the attempts."""
-    recorded: dict[int, list[str]] = {}
-    for entry in ledger.events():
-        if "round" in entry.facts and "release_sha256" in entry.facts:
-            recorded.setdefault(int(entry.facts["round"]), []).append(str(entry.facts["release_sha256"]))
-    return recorded

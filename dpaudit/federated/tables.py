@@ -42,7 +42,7 @@ def read(path: Path, *, label: str, client: str | None) -> Table:
     if not path.is_file():
         raise DataError(f"there is no data file {str(path)!r}. Check data.source; paths are relative to where you run.")
     x, y, held_by, classes = readers[path.suffix](path, label, client)
-    return _checked(path, x, y, held_by, classes)
+    return checked(str(path), x, y, held_by, classes)
 
 
 Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, int | None]
@@ -124,7 +124,11 @@ def _assemble(path: Path, by_name: dict[str, NDArray[Any]], features: list[str],
     return x, _numbers(path, label, by_name[label]), None if client is None else by_name[client], None
 
 
-def _checked(path: Path, x: NDArray[Any], y: NDArray[Any], held_by: NDArray[Any] | None, classes: int | None) -> Table:
+def checked(path: str, x: NDArray[Any], y: NDArray[Any], held_by: NDArray[Any] | None, classes: int | None) -> Table:
+    """Return arrays as a table once they are fit for training; `path` names the source in messages.
+
+    Raises: DataError for wrong shapes, NaN or infinity, labels that are not 0..K-1, missing clients, no example.
+    """
     if x.ndim < 2 or y.ndim != 1 or x.shape[0] != y.shape[0] or 0 in x.shape[1:]:
         raise DataError(f"{path}: x must be (examples, features...) and y (examples,); got {x.shape} and {y.shape}.")
     if y.size == 0:
@@ -140,7 +144,7 @@ def _has_missing(held_by: NDArray[Any]) -> bool:
     return held_by.dtype.kind == "O" and any(item is None for item in held_by)
 
 
-def _finite(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
+def _finite(path: str, x: NDArray[Any]) -> NDArray[np.float32]:
     if x.dtype.kind not in "fiub":
         raise DataError(f"{path}: x must hold numbers; got dtype {x.dtype}.")
     with np.errstate(over="ignore"):
@@ -154,7 +158,7 @@ def _finite(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
     return single
 
 
-def _labels(path: Path, y: NDArray[Any], classes: int | None) -> NDArray[np.int32]:
+def _labels(path: str, y: NDArray[Any], classes: int | None) -> NDArray[np.int32]:
     """Return labels as int32 once they are known to be 0..K-1; unless `classes` is given, every one must occur."""
     if y.dtype.kind not in "fiub" or not np.isfinite(y).all() or not np.array_equal(y, np.floor(y)):
         raise DataError(f"{path}: labels must be whole numbers 0..K-1. Encode them, and remove missing ones.")

@@ -16,12 +16,13 @@ from dpaudit.config import RunConfig
 from dpaudit.errors import DataError
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import clients, engine, models
-from dpaudit.federated.aggregation import Aggregator, make_aggregator
+from dpaudit.federated.aggregation import Aggregator, aggregator_of
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.run_files import MODEL, RESULT
 from dpaudit.federated.sampling import Population, expected_contributions
+from dpaudit.federated.sampling import header as sampler_header
 from dpaudit.federated.server import Plan, Server
 from dpaudit.records import Unit
 
@@ -71,12 +72,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "unit": config.claim.unit,
         "relation": config.claim.relation,
         "algorithm": training.algorithm,
-        "sampler": {
-            "kind": "poisson",
-            "client_rate": training.client_sampling_rate,
-            "example_rate": training.example_sampling_rate,
-            "dropout_rate": training.dropout_rate,
-        },
+        "sampler": sampler_header(training, slots=plan.slots),
         "clip_norm": training.clip_norm,
         "noise_stddev": aggregator.noise_stddev,
         **sum_noise(aggregator, training.clip_norm),
@@ -167,7 +163,8 @@ def train(
     journal = Journal(out, parameters=runner.parameters, canaries=fakes)
     facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "clipping_path": runner.clipping_path}
     ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
-    journal.describe(clients=population.clients, units=population.units, rounds=config.training.rounds)
+    slots = 0 if config.training.sampler == "poisson" else plan.slots
+    journal.describe(clients=population.clients, units=population.units, rounds=config.training.rounds, slots=slots)
     server = Server(
         plan,
         aggregator=aggregator,
@@ -184,9 +181,8 @@ def train(
 
 
 def _make_aggregator(config: RunConfig, population: Population, *, noise_multiplier: float) -> Aggregator:
-    return make_aggregator(
-        config.training.aggregator,
-        clip_norm=config.training.clip_norm,
+    return aggregator_of(
+        config.training,
         noise_multiplier=noise_multiplier,
         noise_factor=config.demonstration.noise_factor,
         expected=expected_contributions(config.training, population),

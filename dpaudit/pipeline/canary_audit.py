@@ -88,13 +88,18 @@ def _simulated_scores(
     return join(score_canaries(config, design, simulated), coins)
 
 
-def power(config: RunConfig, design: Design, view: CanaryView, *, root: int) -> tuple[PowerResult, ...]:
-    """Return, per method, how often this very audit would refute the claim if epsilon were `detect_factor` times it."""
+def power(
+    config: RunConfig, design: Design, view: CanaryView, *, root: int, inflation: float = 1.0
+) -> tuple[PowerResult, ...]:
+    """Return, per method, how often this very audit would refute the claim if epsilon were `detect_factor` times it.
+
+    `inflation` is the noise of the sum over that of the whole round (above 1 with adaptive clipping).
+    """
     claim, factor = config.claim.epsilon, config.audit.detect_factor
     if not score_methods(config):
         return ()
     try:
-        weaker_noise = noise_for(config, factor * claim)
+        weaker_noise = inflation * noise_for(config, factor * claim, slots=design.slots)
     except CannotCalibrate as error:
         return tuple(
             PowerResult(

@@ -12,6 +12,7 @@ from dpaudit.federated.run_files import TrainingRun, checkpoint_weights, release
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline.canary_audit import CanaryView
 from dpaudit.pipeline.design import secret_sampling_rate
+from dpaudit.pipeline.slot_checks import check_canary_slots, check_slots
 from dpaudit.records import CheckResult, Status, Unit
 
 SIGNIFICANCE = 0.01
@@ -24,10 +25,18 @@ STEP_SHARE = SIGNIFICANCE * 0.2
 
 
 def promised_noise(ledger: PrivacyLedger) -> float:
-    """Return the noise multiplier that the ledger's header promises; that, not the plan in memory, is under test."""
-    value = ledger.facts.get("noise_multiplier")
+    """Return the noise multiplier of the sum that the header promises; that, not the plan in memory, is under test.
+
+    It is larger than `noise_multiplier`, that of the whole round, where a part of the budget goes elsewhere (adaptive
+    clipping).
+    """
+    return _promise(ledger, "sum_noise_multiplier" if "sum_noise_multiplier" in ledger.facts else "noise_multiplier")
+
+
+def _promise(ledger: PrivacyLedger, fact: str) -> float:
+    value = ledger.facts.get(fact)
     if not isinstance(value, int | float) or not value > 0:
-        raise DataError(f"the ledger's header must state a noise_multiplier above 0; it says {value!r}.")
+        raise DataError(f"the ledger's header must state a {fact} above 0; it says {value!r}.")
     return float(value)
 
 
@@ -38,10 +47,13 @@ def check_noise(
     canary_participation: NDArray[np.bool_],
     model_noise: tuple[NDArray[np.float64], int],
 ) -> list[CheckResult]:
-    """Test scale, shape and reuse of the noise where no canary is, the noise on the model, and the clip on canaries."""
+    """Test scale, shape and reuse of the noise where no canary is, the noise on the model, and the clip on canaries.
+
+    The rows of all arguments are releases with independent noise; `model_noise` may have fewer rows.
+    """
     idle = np.asarray(view.observations, dtype=np.float64)[:, ~coins]
     present = np.asarray(view.observations)[canary_participation]
-    promised, share = promised_noise(ledger), NOISE_SHARE / 6
+    promised, share = promised_noise(ledger), NOISE_SHARE / 7
     squares, parameters = model_noise
     return [
         verification.check_noise_scale(
@@ -52,6 +64,7 @@ def check_noise(
         ),
         verification.check_noise_shape(idle.ravel(), noise_multiplier=promised, significance=share),
         verification.check_noise_reuse(idle, significance=share),
+        verification.check_noise_overlap(view.observations, used=~coins, significance=share),
         verification.check_noise_rounds(
             np.square(idle).sum(axis=1), np.full(len(idle), idle.shape[1]), noise_multiplier=promised,
             significance=share,
@@ -70,8 +83,12 @@ def check_canaries(
     eligible: NDArray[np.bool_],
     coins: NDArray[np.bool_],
     participation: NDArray[np.bool_],
+    chosen: NDArray[np.bool_] | None = None,
 ) -> list[CheckResult]:
-    """Test that canaries took part at the very rate of real units, and that absent ones never did."""
+    """Test that canaries took part at the very rate of real units, and that absent ones never did.
+
+    `chosen` (rounds, m): whom a sampler of slots chose; then they must have taken part exactly, coins permitting.
+    """
     strangers = int(np.count_nonzero(participation[:, ~coins]))
     absent = CheckResult(
         id="canary.absent",
@@ -82,6 +99,9 @@ def check_canaries(
         refuted="canaries take part only when their coin says in" if strangers else None,
         n=int(participation[:, ~coins].size),
     )
+    if chosen is not None:
+        exact = check_canary_slots(coins=coins, participation=participation, chosen=chosen, eligible=eligible)
+        return [absent, exact]
     inside = participation[:, coins]
     counts = verification.counts_given(eligible[:, coins], inside, np.arange(inside.shape[1]))
     rate = secret_sampling_rate(config)
@@ -95,8 +115,20 @@ def check_sampling(
     eligible: NDArray[np.bool_],
     participation: NDArray[np.bool_],
     client_of: NDArray[np.int64],
+    slots: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
+    root: int = 0,
 ) -> list[CheckResult]:
-    """Test the recorded participation against the sampler of the configuration, which the ledger's header repeats."""
+    """Test the recorded participation against the sampler of the configuration, which the ledger's header repeats.
+
+    `slots`: whom a sampler of slots drew and chose, (rounds, slots) each; required for those samplers.
+    """
+    if config.training.sampler != "poisson":
+        if slots is None:
+            raise DataError(f"the run has no record of the slots that {config.training.sampler!r} chose.")
+        drawn, chosen = slots
+        return check_slots(
+            config, drawn=drawn, chosen=chosen, participation=participation, significance=SAMPLING_SHARE, root=root
+        )
     answering = config.training.client_sampling_rate * (1 - config.training.dropout_rate)
     if config.claim.unit == Unit.CLIENT:
         return verification.check_sampling(participation, sampling_rate=answering, significance=SAMPLING_SHARE)
@@ -114,7 +146,7 @@ def check_ledger(
     ledger: PrivacyLedger, *, planned_noise: float, rounds_run: int, noise_draws: int
 ) -> list[CheckResult]:
     """Compare the ledger with what ran: contiguous rounds, one event for each noise draw, the noise of the plan."""
-    promised = promised_noise(ledger)
+    promised = _promise(ledger, "noise_multiplier")
     same = math.isclose(promised, planned_noise, rel_tol=1e-6)
     planned = CheckResult(
         id="ledger.noise-planned",

@@ -3,27 +3,51 @@
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.special import bdtrc
+
 from dpaudit import accounting, events
 from dpaudit.config import RunConfig
 from dpaudit.errors import UsageError
-from dpaudit.federated.mechanism import round_event
+from dpaudit.federated import mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """The mechanism of a run: `noise_multiplier` and the event of one round."""
+    """The mechanism of a run: `noise_multiplier`, and the event of `rounds_per_event` rounds.
+
+    `slots` are the units and canaries that samplers choose among (0: not known; Poisson sampling does without).
+    """
 
     noise_multiplier: float
     round_event: events.Event
+    rounds_per_event: int = 1
+    slots: int = 0
 
 
-def whole_event(config: RunConfig, noise_multiplier: float) -> events.Event:
+def whole_event(config: RunConfig, noise_multiplier: float, *, slots: int = 0) -> events.Event:
     """Return the event of all rounds with the given noise multiplier."""
-    event = round_event(config.training, noise_multiplier)
-    return events.SelfComposed(event=event, count=config.training.rounds)
+    return mechanism.whole_event(config.training, noise_multiplier, slots=slots)
 
 
-def noise_for(config: RunConfig, epsilon: float) -> float:
+def attained_event(config: RunConfig, noise_multiplier: float, *, slots: int = 0) -> events.Event:
+    """Return an event that the run's mechanism attains on some data, for lower bounds: never more than it leaks.
+
+    That of the accountant, but for cut Poisson samples, for which the accountant has an upper bound only. There a unit
+    is in with some probability, and then shifts a coordinate of its own by one clip norm: Poisson sampling at that
+    probability.
+    """
+    training = config.training
+    event = mechanism.round_event(training, noise_multiplier, slots=slots)
+    if not isinstance(event, events.TruncatedPoissonGaussian):
+        return whole_event(config, noise_multiplier, slots=slots)
+    n, q, limit = event.dataset_size, event.sampling_rate, event.max_batch_size
+    kept = sum(bdtrc(size, n, q) for size in range(limit)) / n  # E[min(size of the sample, limit)] / n
+    inner = events.Gaussian(noise_multiplier=noise_multiplier)
+    step = events.PoissonSampled(sampling_rate=float(min(q, kept)), event=inner)
+    return events.SelfComposed(event=step, count=training.rounds)
+
+
+def noise_for(config: RunConfig, epsilon: float, *, slots: int = 0) -> float:
     """Return the smallest noise multiplier (safe side) with which the run's mechanism reaches `epsilon` by PLD.
 
     Raises: CannotCalibrate when no noise multiplier reaches it.
@@ -31,17 +55,22 @@ def noise_for(config: RunConfig, epsilon: float) -> float:
     return accounting.calibrate_event(
         epsilon,
         config.claim.delta,
-        lambda z: whole_event(config, z),
+        lambda z: whole_event(config, z, slots=slots),
         accountant="pld",
         relation=config.claim.relation,
     )
 
 
-def make_design(config: RunConfig) -> Design:
+def make_design(config: RunConfig, *, slots: int = 0) -> Design:
     """Fix the noise multiplier: the configured one, or the one calibrated to the claim."""
     wanted = config.training.noise_multiplier
-    noise = noise_for(config, config.claim.epsilon) if wanted == "calibrate" else wanted
-    return Design(noise_multiplier=noise, round_event=round_event(config.training, noise))
+    noise = noise_for(config, config.claim.epsilon, slots=slots) if wanted == "calibrate" else wanted
+    return Design(
+        noise_multiplier=noise,
+        round_event=mechanism.round_event(config.training, noise, slots=slots),
+        rounds_per_event=mechanism.rounds_per_event(config.training),
+        slots=slots,
+    )
 
 
 def check_delta(config: RunConfig, units: int) -> None:
@@ -54,9 +83,11 @@ def check_delta(config: RunConfig, units: int) -> None:
 
 
 def secret_sampling_rate(config: RunConfig) -> float:
-    """Return the rate of the coin that an adversary cannot see: per example, or per client for client-level privacy."""
-    training = config.training
-    return training.example_sampling_rate if training.algorithm == "dp-fedsgd" else training.client_sampling_rate
+    """Return the rate of the coin that an adversary cannot see: per example, or per client for client-level privacy.
+
+    1 with shuffled batches, whose order is accounted for as if everybody knew it.
+    """
+    return 1.0 if config.training.sampler == "shuffle" else config.training.unit_rate
 
 
 def ledger_facts(config: RunConfig, design: Design) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dpaudit import _rng, accounting, estimation
 from dpaudit.config import RunConfig
 from dpaudit.errors import CannotCalibrate
 from dpaudit.estimation.binomial import lower_limit, upper_limit
-from dpaudit.pipeline.design import noise_for, whole_event
+from dpaudit.pipeline.design import attained_event, noise_for
 from dpaudit.records import Bound, Family, PowerResult
 
 METHOD = "per-step"
@@ -41,24 +41,44 @@ def _bound(
     )
 
 
+def _attaining(config: RunConfig, epsilon: float, slots: int) -> float:
+    """Return the noise multiplier below which the bound of this audit exceeds `epsilon`."""
+    if config.training.sampler != "poisson-padded":
+        return noise_for(config, epsilon, slots=slots)
+    return accounting.calibrate_event(
+        epsilon,
+        config.claim.delta,
+        lambda z: attained_event(config, z, slots=slots),
+        accountant="pld",
+        relation=config.claim.relation,
+    )
+
+
 def lower_bound(
-    config: RunConfig, observations: NDArray[np.float32], participation: NDArray[np.bool_], *, root: int
+    config: RunConfig,
+    observations: NDArray[np.floating],
+    participation: NDArray[np.bool_],
+    *,
+    root: int,
+    slots: int = 0,
 ) -> Bound:
     """Return a lower bound on the epsilon of the run from noised sums (rounds, m) and who took part (rounds, m)."""
     values = np.asarray(observations)
 
     def compose(noise_multiplier: float) -> float:
-        return accounting.epsilon(whole_event(config, noise_multiplier), config.claim.delta)
+        return accounting.epsilon(attained_event(config, noise_multiplier, slots=slots), config.claim.delta)
 
     seed = _rng.seed_of(root, "estimation/per-step")
     return _bound(config, values[participation], values[~participation], compose, seed)
 
 
-def power(config: RunConfig, participation: NDArray[np.bool_], *, root: int) -> PowerResult:
+def power(
+    config: RunConfig, participation: NDArray[np.bool_], *, root: int, inflation: float = 1.0, slots: int = 0
+) -> PowerResult:
     """Return how often this audit would refute the claim if epsilon were `detect_factor` times it, by simulation.
 
     The bound on epsilon exceeds the claim exactly when the bound on mu exceeds that of the claim, because epsilon
-    grows with mu; so the trials need no accountant.
+    grows with mu; so the trials need no accountant. `inflation` is the noise of the sum over that of the whole round.
     """
     claim, factor = config.claim.epsilon, config.audit.detect_factor
     result = PowerResult(
@@ -66,7 +86,8 @@ def power(config: RunConfig, participation: NDArray[np.bool_], *, root: int) -> 
         alternative_epsilon=None, power=None, reason="not simulated",
     )  # fmt: skip
     try:
-        claimed, weaker = noise_for(config, claim), noise_for(config, factor * claim)
+        claimed = _attaining(config, claim, slots)
+        weaker = inflation * noise_for(config, factor * claim, slots=slots)
     except CannotCalibrate as error:
         return replace(result, reason=str(error))
     inside = int(np.count_nonzero(participation))

@@ -1,17 +1,14 @@
 """The whole job: train, account, audit, attack, verify, write evidence, judge. The one place that knows every part."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
-from dpaudit.errors import DataError
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.run_files import (
     TrainingRun,
@@ -19,12 +16,24 @@ from dpaudit.federated.run_files import (
     load_coins,
     load_model_noise,
     load_participation,
+    load_slots,
     open_run,
 )
 from dpaudit.ledger import PrivacyLedger
-from dpaudit.pipeline import canary_audit, checks, environment, membership, per_step, step_check
+from dpaudit.pipeline import (
+    canary_audit,
+    checks,
+    cohort_check,
+    environment,
+    fire_drill,
+    membership,
+    per_step,
+    provenance,
+    step_check,
+)
 from dpaudit.pipeline.design import Design, check_delta, ledger_facts, make_design
 from dpaudit.pipeline.progress import Reporter
+from dpaudit.pipeline.releases import client_ids, releases_of
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
 from dpaudit.policy import Policy
 from dpaudit.records import AccountingSummary, Claim, ScoreSet, Unit, Verdict
@@ -69,7 +78,7 @@ def train(config: RunConfig, out: Path, *, resume: bool, reporter: Reporter) -> 
     data = prepare(config, root=workspace.root)
     check_delta(config, protected_units(config, data))
     reporter.stage("fixing the noise")
-    design = _fix_design(config, workspace)
+    design = _fix_design(config, workspace, slots=protected_units(config, data) + config.canaries.count)
     workspace = fix_noise(config, workspace, design.noise_multiplier)
     reporter.stage(f"training with noise multiplier {design.noise_multiplier:.4f}")
     _train_rounds(config, workspace, design, data, resume=resume, reporter=reporter)
@@ -83,13 +92,13 @@ def train(config: RunConfig, out: Path, *, resume: bool, reporter: Reporter) -> 
     )
 
 
-def _fix_design(config: RunConfig, workspace: Workspace) -> Design:
+def _fix_design(config: RunConfig, workspace: Workspace, *, slots: int) -> Design:
     if workspace.noise_multiplier is None:
-        return make_design(config)
+        return make_design(config, slots=slots)
     fixed = config.model_copy(
         update={"training": config.training.model_copy(update={"noise_multiplier": workspace.noise_multiplier})}
     )
-    return make_design(fixed)
+    return make_design(fixed, slots=slots)
 
 
 def _train_rounds(
@@ -105,7 +114,7 @@ def _train_rounds(
         out=workspace.out,
         noise_multiplier=design.noise_multiplier,
         resume=resume,
-        progress=lambda done, total: reporter.rounds(done, total, running.after(done)),
+        progress=lambda done, total: reporter.rounds(done, total, running.after(-(-done // design.rounds_per_event))),
         ledger_facts=ledger_facts(config, design),
     )
 
@@ -121,12 +130,13 @@ def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Rep
     reporter.stage("verifying noise, clip, sampling and ledger")
     results = [*canaries["checks"], *_verify(trained, ledger)]
     reporter.stage("attacking the model")
-    pool = membership.make_pool(config, trained.data)
+    pool = membership.make_pool(config, trained.data, root=root)
     observed = membership.observe(config, trained.design, trained.data, pool, trained.run.model, root=root)
-    attacks, attack_scores = membership.run_attacks(config, observed, pool, root=root)
-    results.append(membership.check_comparable(pool, root=root))
+    attacks, attack_scores = membership.run_attacks(config, observed, pool, summary, root=root)
+    results += membership.check_attacks(config, pool, attack_scores, summary, trained.workspace.out, root=root)
+    summary = replace(summary, assumptions=accounting.verified_by(summary.assumptions, results))
     reporter.stage("writing evidence")
-    bundle = _write(trained, summary, canaries, results, attacks, attack_scores)
+    bundle = _write(trained, summary, canaries, results, attacks, attack_scores, policy)
     verdict = gate.evaluate(bundle, policy, today=today or datetime.now(UTC).date(), recomputed=summary)
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
 
@@ -136,40 +146,53 @@ def _audit_canaries(trained: Trained, ledger: PrivacyLedger) -> dict[str, Any]:
     config, root, out = trained.config, trained.workspace.root, trained.workspace.out
     if config.canaries.count == 0:
         return {"bounds": (), "powers": (), "scores": None, "coins": None, "checks": []}
-    view = canary_audit.CanaryView(observations=trained.run.observations, eligible=trained.run.canary_eligible())
+    took_part, slots = load_canary_participation(out), load_slots(out)
+    found = releases_of(config, trained.run, ledger, took_part)
+    view = canary_audit.CanaryView(observations=found.observations, eligible=found.eligible)
     raw_scores = canary_audit.score_canaries(config, trained.design, view)
-    coins, present = load_coins(out), load_canary_participation(out)
-    scores = canary_audit.join(raw_scores, coins)
+    coins, present = load_coins(out), found.present
+    scores, (squares, parameters) = canary_audit.join(raw_scores, coins), load_model_noise(out)
     bounds = canary_audit.lower_bounds(config, scores, root=root)
-    powers = canary_audit.power(config, trained.design, view, root=root)
+    inflation = checks.promised_noise(ledger) / trained.design.noise_multiplier
+    powers = canary_audit.power(config, trained.design, view, root=root, inflation=inflation)
     if per_step.METHOD in config.audit.methods:
-        bounds += (per_step.lower_bound(config, view.observations, present, root=root),)
-        powers += (per_step.power(config, present, root=root),)
+        bounds += (per_step.lower_bound(config, view.observations, present, root=root, slots=trained.design.slots),)
+        powers += (per_step.power(config, present, root=root, inflation=inflation, slots=trained.design.slots),)
     return {
         "bounds": bounds,
         "powers": powers,
         "scores": raw_scores,
         "coins": coins,
         "checks": [
-            *checks.check_noise(ledger, view, coins, present, load_model_noise(out)),
-            *checks.check_canaries(config, eligible=view.eligible, coins=coins, participation=present),
+            *checks.check_noise(ledger, view, coins, present, (squares[found.plain], parameters)),
+            *checks.check_canaries(
+                config,
+                eligible=trained.run.canary_eligible(),
+                coins=coins,
+                participation=took_part,
+                chosen=None if slots is None else slots[1][:, trained.run.units :],
+            ),
         ],
         "split": scores,
     }
 
 
 def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
-    run = trained.run
+    run, participation = trained.run, load_participation(trained.workspace.out)
     sampling = checks.check_sampling(
         trained.config,
         eligible=run.eligible,
-        participation=load_participation(trained.workspace.out),
-        client_of=_client_ids(trained.data),
+        participation=participation,
+        client_of=client_ids(trained.data),
+        slots=load_slots(trained.workspace.out),
+        root=trained.workspace.root,
     )
+    replayed = cohort_check.check_cohorts(trained.config, trained.data, participation, root=trained.workspace.root)
     step = step_check.check_training_step(
         trained.config,
         trained.data,
-        noise_multiplier=checks.promised_noise(ledger),
+        noise_multiplier=trained.design.noise_multiplier,
+        promised=checks.promised_noise(ledger),
         significance=checks.STEP_SHARE,
         root=trained.workspace.root,
     )
@@ -179,17 +202,19 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
         rounds_run=run.rounds_done,
         noise_draws=run.noise_draws,
     )
-    return [*sampling, *recorded, *step, checks.check_model(run)]
-
-
-def _client_ids(data: FederatedData) -> NDArray[np.int64]:
-    if data.train.client is None:
-        raise DataError("the training data came without client ids; partition them.")
-    return data.train.client.astype(np.int64)
+    drill = fire_drill.hold_drill(
+        trained.config,
+        trained.data,
+        noise_multiplier=trained.design.noise_multiplier,
+        promised=checks.promised_noise(ledger),
+        significance=checks.STEP_SHARE,
+        root=trained.workspace.root,
+    )
+    return [*sampling, replayed, *recorded, *step, checks.check_model(run), *drill]
 
 
 def _training_facts(trained: Trained) -> dict[str, Any]:
-    config = trained.config
+    config, digest = trained.config, PrivacyLedger.open(trained.workspace.ledger).digest
     return {
         "name": config.run.name,
         "algorithm": config.training.algorithm,
@@ -204,7 +229,8 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "noise_multiplier": trained.design.noise_multiplier,
         "noise_draws": trained.run.noise_draws,
         "noise_factor_planted": config.demonstration.noise_factor,
-        "ledger_digest": PrivacyLedger.open(trained.workspace.ledger).digest,
+        "ledger_digest": digest,
+        "trained_at": provenance.trained_at(trained.workspace.out, trained.run.model, ledger_digest=digest),
         "model_sha256": serialize.sha256_file(trained.run.model),
         "aggregator": config.training.aggregator,
         "canaries": config.canaries.count,
@@ -223,6 +249,7 @@ def _write(
     results: list[Any],
     attacks: tuple[Any, ...],
     attack_scores: dict[str, ScoreSet],
+    policy: Policy,
 ) -> evidence.Evidence:
     claim = trained.config.claim
     curves = {name: evidence.curve_of(scores) for name, scores in attack_scores.items()}
@@ -251,6 +278,8 @@ def _write(
         curves=curves,
         scores=arrays,
         coins=canaries["coins"],
+        policy=policy.facts,
+        provenance=provenance.describe(trained.config),
     )
 
 

@@ -16,12 +16,13 @@ from dpaudit import _rng, verification
 from dpaudit.config import RunConfig
 from dpaudit.errors import DpauditError
 from dpaudit.federated import clients, engine, models
-from dpaudit.federated.aggregation import make_aggregator
+from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.canaries import make_canaries
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.optimizers import make_optimizer
-from dpaudit.federated.sampling import Cohort, Population
+from dpaudit.federated.sampling import Cohort, Population, expected_contributions
 from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.trainer import population_of
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import CheckResult, Status, Unit
 from dpaudit.verification import Step, StepClaim
@@ -30,6 +31,7 @@ UNITS = 16
 """Units of the ordinary batch; the population is larger, because the test adds units and doubles the batch."""
 ROOM = 4 * UNITS
 _PER_CLIENT = 40
+_EVERYBODY = {"sampler": "poisson", "cohort_limit": None}
 
 
 def _ordinary_batch(config: RunConfig, data: FederatedData) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -60,18 +62,20 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
     model = models.build_model(config.model, shape, classes, root=root)
     functions, initial = clients.ClientFunctions(model, shape), models.get_weights(model)
     everybody = config.training.model_copy(
-        update={"client_sampling_rate": 1.0, "example_sampling_rate": 1.0, "dropout_rate": 0.0}
+        update={"client_sampling_rate": 1.0, "example_sampling_rate": 1.0, "dropout_rate": 0.0, **_EVERYBODY}
+        if config.training.algorithm != "dp-ftrl"
+        else {"client_sampling_rate": 1.0, "dropout_rate": 0.0}
     )
     example_level = config.claim.unit == Unit.EXAMPLE
     population = Population(
         clients=1 if example_level else ROOM, client_of=np.zeros(ROOM, np.int32) if example_level else None
     )
 
-    aggregator = make_aggregator(
-        config.training.aggregator,
-        clip_norm=config.training.clip_norm,
+    aggregator = aggregator_of(
+        everybody,
         noise_multiplier=noise_multiplier,
         noise_factor=config.demonstration.noise_factor,
+        expected=expected_contributions(config.training, population_of(config, data)),
     )
 
     def run(batch: tuple[NDArray[Any], ...], seed: int, number: int = 0) -> list[Any]:
@@ -113,12 +117,21 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
 
 
 def check_training_step(
-    config: RunConfig, data: FederatedData, *, noise_multiplier: float, significance: float, root: int
+    config: RunConfig,
+    data: FederatedData,
+    *,
+    noise_multiplier: float,
+    promised: float,
+    significance: float,
+    root: int,
 ) -> list[CheckResult]:
-    """Put the step of this run to the step test; a step that cannot be built or run is INCONCLUSIVE, never a pass."""
+    """Put the step of this run to the step test; a step that cannot be built or run is INCONCLUSIVE, never a pass.
+
+    `noise_multiplier` is what the aggregator is made with, `promised` that of the sum, which is under test.
+    """
     try:
         step = training_step(config, data, noise_multiplier=noise_multiplier, root=root)
-        claim = StepClaim(noise_multiplier=noise_multiplier)
+        claim = StepClaim(noise_multiplier=promised)
         seed = _rng.seed_of(root, "step-test") % 10**6
         return verification.check_step(lambda: step, claim, significance=significance, seed=seed)
     except DpauditError as error:

@@ -84,9 +84,9 @@ class Contest:
         return self._bets[0].pairs
 
     @property
-    def rounds(self) -> int:
-        """How often `play` was called."""
-        return self._rounds
+    def headline_share(self) -> float:
+        """The share of the wealth that bets on the claimed point in its poorer direction."""
+        return float(self._shares[:2].min())
 
     @property
     def promise(self) -> float:

@@ -1,7 +1,6 @@
 """Learning events that tell two distributions apart, from samples that are not used again.
 
-A scorer maps samples to numbers; an event is "score above a threshold". Scorers are plain features (values, sizes,
-order, granularity of floating-point numbers), likelihood ratios of categories and bins, and gradient boosting.
+A scorer maps samples to numbers (`_scorers`); an event is "score above a threshold".
 """
 
 import math
@@ -13,25 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.errors import DataError
+from dpaudit.verification._scorers import Floats, Scorer, fitted_scorers, plain_scorers
 
-Floats = NDArray[np.float64]
-Score = Callable[[Floats], Floats]
-
-_MOST_COLUMNS = 12
 _THRESHOLDS = 40
-_CATEGORIES = 200
-_ENOUGH_FOR_BOOSTING = 300
-_MOST_FOR_BOOSTING = 4000
 STAKES = np.geomspace(0.002, 0.95, 24)
 """Bets to choose from, as shares of the largest that cannot go broke."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scorer:
-    """A named score of samples."""
-
-    name: str
-    score: Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +43,7 @@ class Event:
 
 
 def as_samples(values: Any, n: int) -> Floats:
-    """Return outputs as a float64 matrix (n, k); NaN becomes a column of its own, text and tuples categories.
+    """Return outputs as a float64 matrix (n, k); NaN becomes a column of its own.
 
     Raises: DataError when there are not n outputs, or they cannot be compared.
     """
@@ -72,123 +57,15 @@ def as_samples(values: Any, n: int) -> Floats:
     return np.concatenate([np.where(missing, 0.0, matrix), missing.any(axis=1, keepdims=True)], axis=1)
 
 
-# Scorers
-
-
-def granularity(values: Floats) -> Floats:
-    """Return the exponent of the last bit of each number: x = odd * 2^e gives e.
-
-    Noise of a textbook sampler in floating point has holes that show in it (Mironov 2012).
-    """
-    mantissa, exponent = np.frexp(values)
-    whole = np.ldexp(np.where(np.isfinite(mantissa), mantissa, 0.0), 53).astype(np.int64)
-    lowest = (whole & -whole).astype(np.float64)
-    return np.where(whole == 0, 2000.0, exponent - 53 + np.log2(np.maximum(lowest, 1.0)))
-
-
-def _columns(width: int) -> list[Scorer]:
-    used = range(width) if width <= _MOST_COLUMNS else np.linspace(0, width - 1, _MOST_COLUMNS).astype(int)
-    found = []
-    for column in used:
-        name = "missing" if column == width - 1 else "output" if width == 2 else f"output {column}"
-        found.append(Scorer(name=name, score=lambda s, c=column: s[:, c]))  # type: ignore[misc]
-        found.append(Scorer(name=f"-{name}", score=lambda s, c=column: -s[:, c]))  # type: ignore[misc]
-    return found
-
-
-def _shapes(samples: Floats) -> list[Scorer]:
-    """Return scorers of distance from the middle and of several outputs together."""
-    width = samples.shape[1] - 1
-    centre = np.median(samples, axis=0)
-
-    def distance(s: Floats) -> Floats:
-        return np.asarray(np.linalg.norm((s - centre)[:, :width], axis=1))
-
-    found = [Scorer(name="distance from the median", score=distance)]
-    found.append(Scorer(name="closeness to the median", score=lambda s: -distance(s)))
-    if width > 1:
-        found.append(Scorer(name="sum of the outputs", score=lambda s: s[:, :width].sum(axis=1)))
-        found.append(Scorer(name="minus the sum", score=lambda s: -s[:, :width].sum(axis=1)))
-    return found
-
-
-def _keys(samples: Floats) -> NDArray[np.void]:
-    """Return one comparable key per row."""
-    rows = np.ascontiguousarray(samples + 0.0)  # -0.0 and 0.0 are one output
-    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-
-
-def _categories(x: Floats, y: Floats) -> list[Scorer]:
-    """Return the smoothed log-likelihood ratio of whole outputs, both ways, where there are few different ones."""
-    pooled = _keys(np.concatenate([x, y]))
-    known, codes = np.unique(pooled, return_inverse=True)
-    if len(known) > min(_CATEGORIES, max(2, len(pooled) // 4)):
-        return []
-    counts = [np.bincount(part, minlength=len(known)) for part in (codes[: len(x)], codes[len(x) :])]
-    ratio = np.log((counts[0] + 0.5) / (counts[1] + 0.5))
-
-    def score(samples: Floats) -> Floats:
-        keys = _keys(samples)
-        at = np.clip(np.searchsorted(known, keys), 0, len(known) - 1)
-        return np.where(known[at] == keys, ratio[at], 0.0)
-
-    return _both_ways("likelihood ratio of the output", score)
-
-
-def _bins(x: Floats, y: Floats) -> list[Scorer]:
-    """Return the smoothed log-likelihood ratio over quantile bins of a single output, both ways."""
-    if x.shape[1] != 2:
-        return []
-    pooled = np.concatenate([x[:, 0], y[:, 0]])
-    edges = np.unique(np.quantile(pooled, np.linspace(0, 1, 2 + int(math.sqrt(len(pooled)) / 2))[1:-1]))
-    counts = [np.bincount(np.searchsorted(edges, part[:, 0]), minlength=len(edges) + 1) for part in (x, y)]
-    ratio = np.log((counts[0] + 1.0) / (counts[1] + 1.0))
-    return _both_ways("likelihood ratio of bins", lambda s: ratio[np.searchsorted(edges, s[:, 0])])
-
-
-def _both_ways(name: str, score: Score) -> list[Scorer]:
-    return [Scorer(name=name, score=score), Scorer(name=f"inverse {name}", score=lambda s: -score(s))]
-
-
-def _boosted(x: Floats, y: Floats, seed: int) -> list[Scorer]:
-    """Return gradient boosting on the outputs and on what is made of them; nothing without scikit-learn."""
-    if x.shape[1] == 2 or len(x) < _ENOUGH_FOR_BOOSTING:
-        return []
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-    except ImportError:
-        return []
-    x, y = x[-_MOST_FOR_BOOSTING:], y[-_MOST_FOR_BOOSTING:]
-    model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=12, early_stopping=False, random_state=seed)
-    model.fit(np.concatenate([x, y]), np.arange(len(x) + len(y)) < len(x))
-
-    def score(samples: Floats) -> Floats:
-        return np.asarray(model.decision_function(samples))
-
-    return _both_ways("gradient boosting", score)
-
-
-def _float_bits(width: int) -> list[Scorer]:
-    return [
-        Scorer(name="fineness of the last bit", score=lambda s: -granularity(s[:, : width - 1]).min(axis=1)),
-        Scorer(name="coarseness of the last bit", score=lambda s: granularity(s[:, : width - 1]).min(axis=1)),
-    ]
-
-
 def candidates(x: Floats, y: Floats, *, seed: int, float_bits: bool) -> "Candidates":
     """Return the events worth trying, with their rates, from samples of both sides.
 
     What is fitted to samples is fitted to one half and counted on the other, or it would promise too much.
     """
-    pooled, width = np.concatenate([x, y]), x.shape[1]
-    plain = [*(_float_bits(width) if float_bits else ()), *_columns(width), *_shapes(pooled)]
+    plain = plain_scorers(np.concatenate([x, y]), float_bits=float_bits)
     half = len(x) // 2
-    fit_x, fit_y = x[half:], y[half:]
-    fitted = [*_categories(fit_x, fit_y), *_bins(fit_x, fit_y), *_boosted(fit_x, fit_y, seed)]
+    fitted = fitted_scorers(x[half:], y[half:], seed=seed, float_bits=float_bits)
     return Candidates.of([(plain, x, y), (fitted, x[:half], y[:half])])
-
-
-# Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,21 +103,39 @@ class Candidates:
         """
         if not len(self.thresholds):
             return None
-        p, q = (self.q, self.p) if reverse else (self.p, self.q)
-        p_safe = np.clip(p - 0.5 * np.sqrt(p * (1 - p) / self.n) - 0.5 / self.n, 0, 1)
-        q_safe = np.clip(q + 0.5 * np.sqrt(q * (1 - q) / self.n) + 1 / self.n, 0, 1)
+        p, q, p_safe, q_safe = self._rates(0.5, reverse=reverse)
         growth = _growth(p_safe, q_safe, epsilon, delta)
         stake, at = np.unravel_index(int(np.argmax(growth)), growth.shape)
         promised = float(growth[stake, at])
         if promised <= 0:  # nothing promising: the event that comes nearest
             at = np.argmax(p - math.exp(epsilon) * q - delta)
+        best = float(STAKES[stake]) if promised > 0 else 0.0
+        return self._event(int(at), p, q, stake=best, growth=max(0.0, promised))
+
+    def best_for(self, target: Callable[[Floats, Floats], Floats], *, reverse: bool) -> tuple[float, Event] | None:
+        """Return the largest value of a function of safe rates (p, q), and its event; None when there is none."""
+        if not len(self.thresholds):
+            return None
+        p, q, p_safe, q_safe = self._rates(2.0, reverse=reverse)
+        values = target(p_safe, q_safe)
+        at = int(np.argmax(values))
+        return float(values[at]), self._event(at, p, q, stake=0.0, growth=0.0)
+
+    def _rates(self, errors: float, *, reverse: bool) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return the rates, and the rates moved together by a number of standard errors and a count."""
+        p, q = (self.q, self.p) if reverse else (self.p, self.q)
+        p_safe = np.clip(p - errors * np.sqrt(p * (1 - p) / self.n) - errors / self.n, 0, 1)
+        q_safe = np.clip(q + errors * np.sqrt(q * (1 - q) / self.n) + 2 * errors / self.n, 0, 1)
+        return p, q, p_safe, q_safe
+
+    def _event(self, at: int, p: Floats, q: Floats, *, stake: float, growth: float) -> Event:
         return Event(
             scorer=self.scorers[int(self.which[at])],
             threshold=float(self.thresholds[at]),
             p=float(p[at]),
             q=float(q[at]),
-            stake=float(STAKES[stake]) if promised > 0 else 0.0,
-            growth=max(0.0, promised),
+            stake=stake,
+            growth=growth,
         )
 
 

@@ -1,16 +1,22 @@
 """The checks of a training step, on executions that were collected beforehand."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
-
-import numpy as np
 
 from dpaudit.records import CheckResult, Status
 from dpaudit.verification import _step_canaries as canary
 from dpaudit.verification._results import DETECTION, chi2_quantile
-from dpaudit.verification._step_runs import SAME_SIZE, Effect, Runs, as_tensors, difference, execute, rounding
+from dpaudit.verification._step_runs import (
+    SAME_NOISE,
+    SAME_SIZE,
+    Effect,
+    Runs,
+    as_tensors,
+    difference,
+    norm_of,
+    rounding,
+)
 from dpaudit.verification._step_types import Batch, StepClaim
+from dpaudit.verification._step_unseeded import repeated_sensitivity
 
 SLACK = 1e-4
 """Relative: float32 arithmetic may put a contribution this far above the clip norm."""
@@ -18,8 +24,12 @@ WEAK = 0.5
 """Canaries that move the release less than this share of what is allowed have not reached the clip."""
 
 
-def exact(check: str, status: Status, detail: str, refuted: str | None = None) -> CheckResult:
-    return CheckResult(id=check, status=status, detail=detail, refuted=refuted if status == Status.FAIL else None)
+def exact(
+    check: str, status: Status, detail: str, refuted: str | None = None, *, detectable: float | None = None
+) -> CheckResult:
+    """Return the result of a check without a significance; `detectable` is what it would have seen, with certainty."""
+    refuted = refuted if status == Status.FAIL else None
+    return CheckResult(id=check, status=status, detail=detail, refuted=refuted, minimum_detectable=detectable)
 
 
 def seeded(runs: Runs) -> CheckResult:
@@ -27,17 +37,21 @@ def seeded(runs: Runs) -> CheckResult:
     scale = runs.noise.norm or 1.0
     share = runs.repeatable / scale
     if share <= SAME_SIZE:
-        return exact("step.seeded", Status.PASS, f"two executions with one seed differ by {share:.2g} of the noise.")
+        detail = f"two executions with one seed differ by {share:.2g} of the noise"
+        return exact("step.seeded", Status.PASS, f"{detail}; minimum_detectable is that share.", detectable=SAME_SIZE)
     detail = (
         f"two executions with one seed differ by {share:.2g} of the noise: seed every generator that the step uses."
     )
-    return exact("step.seeded", Status.INCONCLUSIVE, detail)
+    return exact("step.seeded", Status.INCONCLUSIVE, detail, detectable=SAME_SIZE)
 
 
 def randomness(runs: Runs) -> CheckResult:
     """The noise must be the same draw whatever the batch; else its generator is shared with data-dependent draws."""
     if runs.aligned:
-        return exact("step.randomness", Status.PASS, "the noise does not depend on the batch.")
+        detail = (
+            "the noise is the same draw whatever the batch; minimum_detectable is a change of direction, 1 - cosine."
+        )
+        return exact("step.randomness", Status.PASS, detail, detectable=1 - SAME_NOISE)
     detail = (
         f"with one more unit the noise is another one (cosine {runs.same_draw:.2g}): it depends on the data. Give the "
         "noise its own generator, and draw it once per step."
@@ -84,8 +98,7 @@ def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
     """
     check = "step.sensitivity"
     if not runs.aligned or seeded(runs).status != Status.PASS:
-        detail = "contributions cannot be told from noise, because the noise is not reproducible; see above."
-        return CheckResult(id=check, status=Status.INCONCLUSIVE, detail=detail, significance=share)
+        return repeated_sensitivity(runs, claim, share)
     effects = [effect for effect in (*runs.effects, *runs.poison) if effect.problem is None]
     if not effects:
         detail = "every canary crashed the step or made it release NaN; see step.robust."
@@ -155,40 +168,7 @@ def _epsilon_text(claim: StepClaim, effective: float) -> str:
     )
 
 
-# How many came, and what they sent
-
-
-def _sizes(runs: Runs) -> Iterator[tuple[str, Batch]]:
-    batch, units = runs.step.batch, len(runs.step.batch[0])
-    yield "twice the batch", canary.repeated(batch, 2)
-    yield "half the batch", tuple(array[: units // 2] for array in batch)
-    wanted = runs.step.test_empty
-    if wanted or (wanted is None and runs.step.kind == "updates"):
-        yield "an empty batch", tuple(array[:0] for array in batch)
-
-
-def denominator(runs: Runs) -> list[CheckResult]:
-    """The noise must not depend on how many units came: the divisor is fixed and public (arXiv:2605.15648)."""
-    check, refuted = "step.denominator", "noise that does not depend on the realised batch"
-    if runs.step.fixed_size:
-        return []
-    if not runs.aligned or seeded(runs).status != Status.PASS:
-        return [exact(check, Status.INCONCLUSIVE, "the noise is not reproducible; see above.")]
-    ratios = []
-    for name, batch in _sizes(runs):
-        try:
-            apart = difference(execute(runs.step, batch, runs.seed), execute(runs.step, batch, runs.seed + 1))
-        except Exception as error:
-            return [exact(check, Status.FAIL, f"{name} crashed: {type(error).__name__}: {error}", refuted)]
-        size = float(np.sqrt(sum(float(v @ v) for v in apart))) / math.sqrt(2)
-        if not math.isfinite(size):
-            return [exact(check, Status.FAIL, f"{name} releases NaN or infinity.", refuted)]
-        ratios.append((name, size / runs.noise.norm))
-    name, ratio = max(ratios, key=lambda item: abs(math.log(item[1])) if item[1] > 0 else math.inf)
-    text = ", ".join(f"{value:.4g} with {which}" for which, value in ratios)
-    holds = abs(ratio - 1) <= SAME_SIZE
-    result = exact(check, Status.PASS if holds else Status.FAIL, f"noise relative to the batch's: {text}.", refuted)
-    return [replace(result, statistic=ratio, threshold=1.0)]
+# What they sent, and what is kept
 
 
 def robust(runs: Runs) -> list[CheckResult]:
@@ -215,11 +195,13 @@ def carry_over(runs: Runs) -> list[CheckResult]:
         after = as_tensors(step.second(grow(step.batch, row), step.batch, runs.seed))
     except Exception as error:
         return [exact(check, Status.INCONCLUSIVE, f"two steps cannot be run: {type(error).__name__}: {error}")]
-    left = math.sqrt(sum(float(v @ v) for v in difference(after, plain)))
+    left = norm_of(difference(after, plain))
     share = left / runs.noise.norm
-    detail = f"canary {name!r} of the first batch moves the second release by {share:.2g} of the noise."
-    holds = left <= sum(rounding(plain)) + SAME_SIZE * runs.noise.norm
-    return [exact(check, Status.PASS if holds else Status.FAIL, detail, "each batch is used once")]
+    detail = f"canary {name!r} of the first batch moves the second release by {share:.2g} of the noise; "
+    detail += "minimum_detectable is that share."
+    limit = sum(rounding(plain)) + SAME_SIZE * runs.noise.norm
+    status = Status.PASS if left <= limit else Status.FAIL
+    return [exact(check, status, detail, "each batch is used once", detectable=limit / runs.noise.norm)]
 
 
 def adaptive_clip(runs: Runs) -> list[CheckResult]:

@@ -17,7 +17,7 @@ _WANTED_FREEDOM = 20_000
 _MOST_RUNS = 40
 SAME_SIZE = 1e-3
 """Relative change of the noise with the batch size that counts as rounding."""
-_SAME_NOISE = 0.99
+SAME_NOISE = 0.99
 """Cosine of two noise vectors above which they count as the same draw."""
 
 
@@ -51,6 +51,11 @@ def difference(a: Tensors, b: Tensors) -> list[NDArray[np.float64]]:
     return [np.subtract(x, y, dtype=np.float64).ravel() for x, y in zip(a, b, strict=True)]
 
 
+def norm_of(parts: Sequence[NDArray[np.float64]]) -> float:
+    """Return the norm of a vector that comes in parts."""
+    return float(np.sqrt(sum(float(v @ v) for v in parts)))
+
+
 def rounding(a: Tensors) -> list[float]:
     """Return, per tensor, the norm that rounding of the released numbers alone may give to a difference."""
     return [
@@ -82,7 +87,7 @@ class Noise:
     @property
     def norm(self) -> float:
         """Norm of one draw."""
-        return float(np.sqrt(sum(float(v @ v) for v in self.values)))
+        return norm_of(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ class Runs:
     @property
     def aligned(self) -> bool:
         """Whether two executions with one seed share their noise, whatever the batch."""
-        return self.same_draw >= _SAME_NOISE
+        return self.same_draw >= SAME_NOISE
 
 
 def prepare(step: Step, *, seed: int) -> Runs:
@@ -131,12 +136,12 @@ def prepare(step: Step, *, seed: int) -> Runs:
     again, noise = _repeated(step, base, seed)
     moved = [np.zeros(tensor.size, dtype=np.bool_) for tensor in base]
     same_draw, growth = _of_one_more(step, noise, seed)
-    compare = _Comparison(step, seed, base, moved, growth if same_draw >= _SAME_NOISE else 1.0)
+    compare = _Comparison(step, seed, base, moved, growth if same_draw >= SAME_NOISE else 1.0)
     return Runs(
         step=step,
         seed=seed,
         base=base,
-        repeatable=float(np.sqrt(sum(float(v @ v) for v in difference(again, base)))),
+        repeatable=norm_of(difference(again, base)),
         noise=noise,
         effects=tuple(compare.effect(pair) for pair in canary.pairs(step)),
         poison=tuple(compare.effect(pair) for pair in canary.poisoned(step)),
@@ -249,7 +254,7 @@ def _of_one_more(step: Step, noise: Noise, seed: int) -> tuple[float, float]:
     except Exception:  # the crash is reported with the canaries
         return 0.0, 1.0
     dot = sum(float(a @ b) for a, b in zip(other, noise.values, strict=True))
-    size = float(np.sqrt(sum(float(v @ v) for v in other)))
+    size = norm_of(other)
     if not (size > 0 and np.isfinite(size)):
         return 0.0, 1.0
     return dot / (size * noise.norm), size / (np.sqrt(2) * noise.norm)

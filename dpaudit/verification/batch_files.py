@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from dpaudit import serialize
 from dpaudit.errors import DataError
-from dpaudit.verification._counts import SamplingCounts, counts_of, counts_of_batches
 
 Batches = list[NDArray[np.int64]]
 
 
-def read_counts(path: Path, *, population: int | None = None, rounds: int | None = None) -> SamplingCounts:
-    """Read who was in which batch, and count.
+def read_batches(path: Path, *, population: int | None = None, rounds: int | None = None) -> tuple[Batches, int]:
+    """Read who was in which batch; return the indices of each batch, and the number of units.
 
     * .npz with `participation` (rounds, units) of 0 and 1; or `batches` (rounds, size) of indices; or `indices` and
       `offsets` (rounds + 1): batch t is indices[offsets[t]:offsets[t + 1]];
@@ -35,7 +34,8 @@ def read_counts(path: Path, *, population: int | None = None, rounds: int | None
     if path.suffix == ".npz":
         arrays = _npz(path)
         if "participation" in arrays:
-            return counts_of(_matrix(path, arrays["participation"]))
+            record = _matrix(path, arrays["participation"])
+            return [np.flatnonzero(row) for row in record], record.shape[1]
         batches = _of_arrays(path, arrays)
     elif path.suffix == ".csv":
         batches = _csv(path, rounds)
@@ -44,7 +44,7 @@ def read_counts(path: Path, *, population: int | None = None, rounds: int | None
     else:
         raise DataError(f"{path} must end in .npz, .csv or .jsonl.")
     largest = max((int(batch.max()) for batch in batches if len(batch)), default=-1)
-    return counts_of_batches(batches, largest + 1 if population is None else population)
+    return batches, largest + 1 if population is None else population
 
 
 def _npz(path: Path) -> dict[str, NDArray[Any]]:

@@ -83,8 +83,8 @@ def _draws(entries: Sequence[LedgerEntry], noise_draws: int) -> CheckResult:
 
 
 def gaussian_noise(event: ev.Event | None) -> list[float]:
-    """Return the noise multipliers of every Gaussian inside an event."""
-    if isinstance(event, ev.Gaussian):
+    """Return the noise multipliers of every Gaussian inside an event, those of the nodes of trees included."""
+    if isinstance(event, ev.Gaussian | ev.TruncatedPoissonGaussian | ev.TreeAggregation):
         return [event.noise_multiplier]
     if isinstance(event, ev.Composed):
         return [z for item in event.events for z in gaussian_noise(item)]
@@ -103,6 +103,26 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
+def _covered(entry: LedgerEntry, entries: Sequence[LedgerEntry]) -> ev.Event | str:
+    """Return the event that pays for a round: its own, or that of the pass or tree which covers it; or what is wrong.
+
+    A round without an event of its own (NoOp) must say by which earlier round it is covered, and that one's event must
+    reach so far.
+    """
+    number, first = entry.facts["round"], entry.facts.get("covered_by_round")
+    if first is None or not isinstance(entry.event, ev.NoOp):
+        return entry.event if entry.event is not None else "has no event"
+    for other in entries:
+        if other.facts["round"] != first or other.seq >= entry.seq:
+            continue
+        covers = other.event
+        if isinstance(covers, ev.ShuffledBatches) and number < first + covers.batches:
+            return covers
+        if isinstance(covers, ev.TreeAggregation) and len(covers.steps) == 1 and number < first + covers.steps[0]:
+            return covers
+    return f"says that round {first} covers it, whose events do not"
+
+
 def _noise(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult:
     check = "ledger.noise"
     multiplier = _number(ledger.facts.get("sum_noise_multiplier", ledger.facts.get("noise_multiplier")))
@@ -110,7 +130,11 @@ def _noise(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult
     if multiplier is None or first_clip is None or first_clip <= 0:
         return _result(check, None, "the ledger's header does not give noise_multiplier and clip_norm.")
     for entry in entries:
-        line, stddev, counted = entry.seq + 1, _number(entry.facts.get("noise_stddev")), gaussian_noise(entry.event)
+        line, stddev = entry.seq + 1, _number(entry.facts.get("noise_stddev"))
+        covering = _covered(entry, entries)
+        if isinstance(covering, str):
+            return _result(check, False, f"ledger line {line} {covering}.", n=len(entries))
+        counted = gaussian_noise(covering)
         clip = _number(entry.facts.get("clip_norm", first_clip))
         if stddev is None or clip is None or clip <= 0 or not counted:
             return _result(check, None, f"ledger line {line} lacks noise_stddev, clip_norm or a Gaussian event.")

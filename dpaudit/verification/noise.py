@@ -33,7 +33,7 @@ BLIND_DISTANCE = 0.25
 """A shape check that could not have seen a distribution this far away (Kolmogorov distance) is inconclusive."""
 BLIND_CORRELATION = 0.9
 """A reuse check that could not have seen this correlation is inconclusive."""
-TAILS = (2.5, 3.0, 4.0)
+TAILS = (2.5, 3.0, 3.5, 4.0)
 
 
 def check_noise_scale(
@@ -103,12 +103,12 @@ def _scale_detail(statistic: float, n: int, noise_multiplier: float, significanc
 
 
 def check_noise_shape(residuals: ArrayLike, *, noise_multiplier: float, significance: float = 0.01) -> CheckResult:
-    """Test that the noise is Gaussian, whatever its scale: tail counts at 2.5, 3 and 4 sigma, and Kolmogorov-Smirnov.
+    """Test that the noise is Gaussian, whatever its scale: counts beyond 2.5 to 4 sigma, and Kolmogorov-Smirnov.
 
     Values are divided by their own root mean square, so that a wrong scale is left to `check_noise_scale`. The
     counts are compared with the binomial law (two-sided) and the distribution function by the bound of Massart
-    1990, P[D > d] <= 2 exp(-2 n d^2). A scale estimated from the same values makes all four conservative (the
-    squares of a vector of known length are negatively associated). Holm's first step: four times the smallest p.
+    1990, P[D > d] <= 2 exp(-2 n d^2). A scale estimated from the same values makes all five conservative (the
+    squares of a vector of known length are negatively associated). Holm's first step: five times the smallest p.
 
     Returns:
         `statistic` is the smallest p-value, `minimum_detectable` the Kolmogorov distance found with probability 0.99.
@@ -143,8 +143,8 @@ def check_noise_shape(residuals: ArrayLike, *, noise_multiplier: float, signific
         statistic=p_values[worst],
         threshold=share,
         p_value=adjusted,
-        detail=f"{n} values; most unlike a Gaussian in the {worst} (p = {p_values[worst]:.3g} before correction for 4 "
-        "tests); minimum_detectable is a Kolmogorov distance.",
+        detail=f"{n} values; most unlike a Gaussian in the {worst} (p = {p_values[worst]:.3g} before correction for "
+        f"{len(p_values)} tests); minimum_detectable is a Kolmogorov distance.",
         minimum_detectable=min(1.0, distance),
         refuted=refuted if status == Status.FAIL else None,
         significance=significance,

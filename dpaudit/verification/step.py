@@ -14,6 +14,7 @@ from dpaudit.errors import UsageError
 from dpaudit.records import CheckResult
 from dpaudit.verification import _step_checks as checks
 from dpaudit.verification import _step_noise as noise
+from dpaudit.verification import _step_sizes as sizes
 from dpaudit.verification._results import check_level
 from dpaudit.verification._step_runs import StepFailed, prepare
 from dpaudit.verification._step_types import Step, StepClaim
@@ -28,7 +29,7 @@ def check_step(
     * `step.randomness`: the noise does not depend on the batch (else the next is inconclusive);
     * `step.noise`: nothing that data can move is released without noise;
     * `step.sensitivity`: the effective noise multiplier, with confidence, over all canaries;
-    * `step.denominator`: the noise does not depend on how many units came (doubled, halved, empty batch);
+    * `step.denominator`: neither noise nor the weight of one unit depends on how many came (double, half, empty);
     * `step.robust`: NaN, infinite, huge and zero contributions neither crash the step nor come through;
     * `step.noise-shape`, `step.noise-reuse`: Gaussian, and independent between tensors and between `replays`;
     * `step.carry-over`, `step.adaptive-clip`: where the step offers `second` and `next_clip`.
@@ -57,7 +58,7 @@ def check_step(
         *first,
         checks.sensitivity(runs, wanted, significance / 2),
         noise.noise_everywhere(runs),
-        *checks.denominator(runs),
+        *sizes.denominator(runs),
         *checks.robust(runs),
         noise.noise_shape(runs, significance / 4),
         noise.noise_reuse(runs, significance / 4),

@@ -30,6 +30,14 @@ class NoiseForThoseWhoCame(Server):
         return super().noise(rng, units) * units / UNITS
 
 
+class MeanOfThoseWhoCame(Server):
+    """The mean is over those who came, its noise for those expected: with few of them there is too little (Flower)."""
+
+    def total(self, rows: Floats, weights: Floats | None) -> Floats:
+        """Scale the sum as if all had come."""
+        return super().total(rows, weights) * UNITS / max(len(rows), 1)
+
+
 class NoEmptyBatch(Server):
     """An empty Poisson batch crashes the step (Opacus 161)."""
 

@@ -1,8 +1,9 @@
 """Textbook mechanisms to try `check_mechanism` on, honest and broken, with the pairs that tell them apart.
 
-Every function returns a `MechanismSubject`; `BROKEN` and `HONEST` map names to (subject, claimed epsilon). Queries
-have sensitivity 1. The variants of the sparse vector technique are those that Lyu, Su and Li 2017
-(arXiv:1603.01699, figure 1) catalogue; those of report-noisy-max are the usual ones of StatDP (Ding et al. 2018).
+Every function returns a `MechanismSubject`; `BROKEN` and `HONEST` map names to (subject, claim), `ROUNDED` and
+`HONEST_ROUNDED` do so for the bits of floating-point numbers. Honest ones spend all that they claim. Queries have
+sensitivity 1. The variants of the sparse vector technique are those that Lyu, Su and Li 2017 (arXiv:1603.01699,
+figure 1) catalogue; those of report-noisy-max are the usual ones of StatDP (Ding et al. 2018).
 """
 
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpaudit.verification.mechanism import MechanismSubject, Neighbours
+from dpaudit.verification.claims import PrivacyClaim
+from dpaudit.verification.mechanism import MechanismSubject
+from dpaudit.verification.neighbours import SUMS, Neighbours
 
 Floats = NDArray[np.float64]
 Generator = np.random.Generator
-
-NUMBER = (Neighbours(first=0.0, second=1.0, name="sums 0 and 1"),)
 
 
 def _queries(first: ArrayLike, second: ArrayLike, name: str) -> Neighbours:
@@ -43,12 +44,12 @@ STREAMS = (
 
 def laplace(scale: float) -> MechanismSubject:
     """Laplace noise on a sum; 1/scale-DP."""
-    return MechanismSubject(mechanism=lambda d, n, rng: d + scale * rng.laplace(size=n), pairs=NUMBER)
+    return MechanismSubject(mechanism=lambda d, n, rng: d + scale * rng.laplace(size=n), pairs=SUMS)
 
 
 def gaussian(sigma: float) -> MechanismSubject:
     """Gaussian noise on a sum; 1/sigma-GDP."""
-    return MechanismSubject(mechanism=lambda d, n, rng: d + sigma * rng.standard_normal(n), pairs=NUMBER)
+    return MechanismSubject(mechanism=lambda d, n, rng: d + sigma * rng.standard_normal(n), pairs=SUMS)
 
 
 def _two_sided_geometric(rng: Generator, epsilon: float, size: Any) -> Floats:
@@ -58,23 +59,48 @@ def _two_sided_geometric(rng: Generator, epsilon: float, size: Any) -> Floats:
 
 def geometric(epsilon: float) -> MechanismSubject:
     """Two-sided geometric noise on a count; epsilon-DP, on whole numbers."""
-    return MechanismSubject(mechanism=lambda d, n, rng: d + _two_sided_geometric(rng, epsilon, n), pairs=NUMBER)
+    return MechanismSubject(mechanism=lambda d, n, rng: d + _two_sided_geometric(rng, epsilon, n), pairs=SUMS)
+
+
+def _discrete_gaussian_table(sigma: float) -> tuple[Floats, Floats]:
+    support = np.arange(-int(40 * sigma) - 1, int(40 * sigma) + 2).astype(np.float64)
+    weights = np.exp(-0.5 * (support / sigma) ** 2)
+    return support, weights / weights.sum()
 
 
 def discrete_gaussian(sigma: float) -> MechanismSubject:
     """Discrete Gaussian noise on a count (Canonne, Kamath and Steinke, arXiv:2004.00010), by inversion of its table."""
-    support = np.arange(-int(40 * sigma) - 1, int(40 * sigma) + 2)
-    weights = np.exp(-0.5 * (support / sigma) ** 2)
-    return MechanismSubject(
-        mechanism=lambda d, n, rng: d + rng.choice(support, n, p=weights / weights.sum()).astype(np.float64),
-        pairs=NUMBER,
+    support, chances = _discrete_gaussian_table(sigma)
+    return MechanismSubject(mechanism=lambda d, n, rng: d + rng.choice(support, n, p=chances), pairs=SUMS)
+
+
+def discrete_gaussian_claim(sigma: float) -> PrivacyClaim:
+    """The exact privacy profile of `discrete_gaussian`."""
+    _, chances = _discrete_gaussian_table(sigma)
+    shifted = np.concatenate([[0.0], chances[:-1]])
+    return PrivacyClaim.profile(
+        lambda epsilon: float(np.maximum(shifted - np.exp(epsilon) * chances, 0.0).sum()),
+        text=f"discrete Gaussian noise of scale {sigma:g}",
     )
+
+
+def naive_laplace(scale: float) -> MechanismSubject:
+    """Laplace noise by inversion in floating point: the outputs on two data sets differ in their last bits.
+
+    Mironov 2012: 1/scale-DP on paper; which numbers can come out at all depends on the data.
+    """
+
+    def draw(data: float, n: int, rng: Generator) -> Floats:
+        u = rng.random(n) - 0.5
+        return np.asarray(data - scale * np.sign(u) * np.log1p(-2 * np.abs(u)))
+
+    return MechanismSubject(mechanism=draw, pairs=SUMS)
 
 
 def snapped_laplace(scale: float, grid: float = 2.0**-10) -> MechanismSubject:
     """Laplace noise rounded to a grid: what is left of the holes of floating point is nothing."""
     return MechanismSubject(
-        mechanism=lambda d, n, rng: np.rint((d + scale * rng.laplace(size=n)) / grid) * grid, pairs=NUMBER
+        mechanism=lambda d, n, rng: np.rint((d + scale * rng.laplace(size=n)) / grid) * grid, pairs=SUMS
     )
 
 
@@ -92,19 +118,21 @@ def noisy_histogram(epsilon: float, *, skip_empty: bool = False) -> MechanismSub
     return MechanismSubject(mechanism=draw, pairs=(pair,))
 
 
-NoisyMax = Literal["index", "index-halved-noise", "value", "exponential-value"]
+NoisyMax = Literal["index", "exponential-index", "index-halved-noise", "value", "exponential-value"]
 
 
 def noisy_max(epsilon: float, variant: NoisyMax = "index") -> MechanismSubject:
-    """Report noisy max: the index of the largest count, with Laplace noise of scale 2/epsilon.
+    """Report noisy max: the index of the largest count, with Laplace or exponential noise of scale 2/epsilon.
 
-    The broken variants take half the noise, or release the noisy value too, with Laplace or exponential noise.
+    Both are private. The broken variants take half the noise, or release the noisy value, of either law.
     """
 
     def draw(data: Floats, n: int, rng: Generator) -> Floats:
         scale = (1 if variant == "index-halved-noise" else 2) / epsilon
         noise = (
-            rng.exponential(size=(n, len(data))) if variant == "exponential-value" else rng.laplace(size=(n, len(data)))
+            rng.exponential(size=(n, len(data)))
+            if variant.startswith("exponential")
+            else rng.laplace(size=(n, len(data)))
         )
         noisy = data + scale * noise
         return np.asarray(noisy.max(axis=1) if variant.endswith("value") else noisy.argmax(axis=1), dtype=np.float64)
@@ -167,30 +195,46 @@ _SPARSE: dict[int, Callable[[float, int], tuple[float, float, bool]]] = {
 }
 
 
-HONEST: dict[str, tuple[MechanismSubject, float]] = {
-    "laplace": (laplace(1.0), 1.0),
-    "geometric": (geometric(1.0), 1.0),
-    "snapped laplace": (snapped_laplace(1.0), 1.01),
-    "noisy histogram": (noisy_histogram(1.0), 1.0),
-    "noisy max": (noisy_max(1.0), 1.0),
-    "PATE vote": (pate_vote(1.0), 2.0),
-    "sparse vector 1": (sparse_vector(1.0, 1), 1.0),
-    "sparse vector 2": (sparse_vector(1.0, 2), 1.0),
-}
-BROKEN: dict[str, tuple[MechanismSubject, float]] = {
-    "half the noise": (laplace(0.5), 1.0),
-    "histogram of what is there": (noisy_histogram(1.0, skip_empty=True), 1.0),
-    "noisy max with half the noise": (noisy_max(1.0, "index-halved-noise"), 1.0),
-    "noisy max with its value": (noisy_max(1.0, "value"), 1.0),
-    "exponential noisy max with its value": (noisy_max(1.0, "exponential-value"), 1.0),
-    "votes without noise": (pate_vote(1.0, noisy=False), 2.0),
-    "sparse vector 3": (sparse_vector(1.0, 3), 1.0),
-    "sparse vector 4": (sparse_vector(1.0, 4, cutoff=3), 1.0),
-    "sparse vector 5": (sparse_vector(1.0, 5), 1.0),
-    "sparse vector 6": (sparse_vector(1.0, 6), 1.0),
-}
-
-
 def constant(value: float = 0.0) -> MechanismSubject:
     """A mechanism that ignores its data; 0-DP."""
-    return MechanismSubject(mechanism=lambda d, n, rng: np.full(n, value), pairs=NUMBER)  # noqa: ARG005
+    return MechanismSubject(mechanism=lambda d, n, rng: np.full(n, value), pairs=SUMS)  # noqa: ARG005
+
+
+def _pure(subject: MechanismSubject, epsilon: float = 1.0) -> tuple[MechanismSubject, PrivacyClaim]:
+    return subject, PrivacyClaim.approximate(epsilon)
+
+
+HONEST: dict[str, tuple[MechanismSubject, PrivacyClaim]] = {
+    "laplace": _pure(laplace(1.0)),
+    "gaussian": (gaussian(1.0), PrivacyClaim.gaussian(1.0)),
+    "discrete gaussian": (discrete_gaussian(1.0), discrete_gaussian_claim(1.0)),
+    "geometric": _pure(geometric(1.0)),
+    "noisy histogram": _pure(noisy_histogram(1.0)),
+    "noisy max": _pure(noisy_max(1.0)),
+    "exponential noisy max": _pure(noisy_max(1.0, "exponential-index")),
+    "PATE vote": _pure(pate_vote(1.0)),
+    "sparse vector 1": _pure(sparse_vector(1.0, 1)),
+    "sparse vector 2": _pure(sparse_vector(1.0, 2)),
+}
+BROKEN: dict[str, tuple[MechanismSubject, PrivacyClaim]] = {
+    "half the Laplace noise": _pure(laplace(0.5)),
+    "half the Gaussian noise": (gaussian(0.5), PrivacyClaim.gaussian(1.0)),
+    "half the discrete Gaussian noise": (discrete_gaussian(0.5), discrete_gaussian_claim(1.0)),
+    "half the geometric noise": _pure(geometric(2.0)),
+    "histogram of what is there": _pure(noisy_histogram(1.0, skip_empty=True)),
+    "noisy max with half the noise": _pure(noisy_max(1.0, "index-halved-noise")),
+    "noisy max with its value": _pure(noisy_max(1.0, "value")),
+    "exponential noisy max with its value": _pure(noisy_max(1.0, "exponential-value")),
+    "votes without noise": _pure(pate_vote(1.0, noisy=False)),
+    "sparse vector 3": _pure(sparse_vector(1.0, 3)),
+    "sparse vector 4": _pure(sparse_vector(1.0, 4, cutoff=3)),
+    "sparse vector 5": _pure(sparse_vector(1.0, 5)),
+    "sparse vector 6": _pure(sparse_vector(1.0, 6)),
+}
+ROUNDED: dict[str, tuple[MechanismSubject, PrivacyClaim]] = {
+    "naive laplace": _pure(naive_laplace(1.0)),
+    "NumPy's laplace": _pure(laplace(1.0)),
+}
+HONEST_ROUNDED: dict[str, tuple[MechanismSubject, PrivacyClaim]] = {
+    "snapped laplace": _pure(snapped_laplace(1.0), 1.01),
+}

@@ -3,7 +3,7 @@
     from dpaudit.verification.testing import assert_private
 
     def test_my_mechanism():
-        assert_private(my_mechanism, [Neighbours(first=0.0, second=1.0)], epsilon=1.0)
+        assert_private(my_mechanism, epsilon=1.0, delta=1e-5)
 
 A mechanism or step that could not be tested well enough does not pass either: an inconclusive result raises too,
 unless `allow_inconclusive` is set.
@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 
 from dpaudit.records import CheckResult, Status
 from dpaudit.verification._step_types import Step, StepClaim
-from dpaudit.verification.mechanism import Mechanism, Neighbours, PrivacyClaim, check_mechanism
+from dpaudit.verification.claims import PrivacyClaim
+from dpaudit.verification.mechanism import Mechanism, MechanismSubject, check_mechanism
+from dpaudit.verification.neighbours import SUMS, Pairs
 from dpaudit.verification.step import check_step
 
 FLAKE_PROBABILITY = 1e-6
@@ -21,23 +23,36 @@ FLAKE_PROBABILITY = 1e-6
 
 
 def assert_private(
-    mechanism: Mechanism,
-    pairs: Iterable[Neighbours] | Neighbours,
+    mechanism: Mechanism | MechanismSubject,
+    pairs: Pairs | None = None,
     *,
     epsilon: float | None = None,
     delta: float = 0.0,
     claim: PrivacyClaim | None = None,
     max_pairs: int = 20_000,
+    float_bits: bool = False,
     flake_probability: float = FLAKE_PROBABILITY,
     allow_inconclusive: bool = False,
     seed: int = 0,
 ) -> CheckResult:
     """Raise AssertionError if a mechanism is refuted (or could not be tested); return the result otherwise.
 
-    Arguments as `check_mechanism`; give the mechanism an `rng` parameter to make the test deterministic.
+    Arguments as `check_mechanism`; without pairs, the data sets are the numbers 0 and 1 (a sum of sensitivity 1), or
+    those that a `MechanismSubject` brings along. Give the mechanism an `rng` parameter to make the test deterministic.
     """
+    subject = (
+        mechanism if isinstance(mechanism, MechanismSubject) else MechanismSubject(mechanism=mechanism, pairs=SUMS)
+    )
     result = check_mechanism(
-        mechanism, pairs, epsilon, delta, claim=claim, significance=flake_probability, max_pairs=max_pairs, seed=seed
+        subject.mechanism,
+        subject.pairs if pairs is None else pairs,
+        epsilon,
+        delta,
+        claim=claim,
+        significance=flake_probability,
+        max_pairs=max_pairs,
+        float_bits=float_bits,
+        seed=seed,
     )
     _raise_unless_passed([result], flake_probability, allow_inconclusive=allow_inconclusive)
     return result

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from dpaudit import events as ev
@@ -86,3 +87,30 @@ def test_agreement_is_an_assumption_verified():
     assert alone.status == AssumptionStatus.VERIFIED
     nothing = check_agreement(gaussian(), 1e-5, relation=ADD, epsilon_rdp=5.0, epsilon_pld=None)
     assert nothing.status == AssumptionStatus.NOT_CHECKED
+
+
+def random_step(rng):
+    """Return one of the steps that both accountants know, with parameters from mild to hopeless."""
+    rate, z = float(10 ** rng.uniform(-4, 0)), float(10 ** rng.uniform(-0.3, 1.3))
+    size = int(rng.integers(1, 500))
+    return [
+        gaussian(z),
+        ev.PoissonSampled(sampling_rate=rate, event=gaussian(z)),
+        ev.PubliclySampled(sampling_rate=0.4, event=ev.PoissonSampled(sampling_rate=rate, event=gaussian(z))),
+        ev.SampledWithoutReplacement(population=1000, sample_size=size, event=gaussian(2 * z)),
+        ev.TruncatedPoissonGaussian(
+            dataset_size=1000, sampling_rate=size / 1000, max_batch_size=int(1.2 * size) + 1, noise_multiplier=z
+        ),
+        ev.PoissonSampled(sampling_rate=rate, event=ev.Composed(events=(gaussian(z), gaussian(10.0)))),
+    ][int(rng.integers(6))]
+
+
+@pytest.mark.parametrize("relation", [ADD, REPLACE])
+@pytest.mark.parametrize("seed", range(25))
+def test_renyi_is_never_under_pld_on_random_configurations(seed, relation):
+    rng = np.random.default_rng(seed)
+    event = ev.SelfComposed(event=random_step(rng), count=int(10 ** rng.uniform(0, 4)))
+    delta = float(10 ** rng.uniform(-9, -2))
+    rdp, pld = (epsilon(event, delta, accountant, relation=relation) for accountant in ("rdp", "pld"))
+    found = check_agreement(event, delta, relation=relation, epsilon_rdp=rdp, epsilon_pld=pld, witness=False)
+    assert found.status == AssumptionStatus.VERIFIED

@@ -23,8 +23,8 @@ from dpaudit.records import Relation
 ADD = Relation.ADD_OR_REMOVE_ONE
 
 
-def library_epsilon(event, delta, relation="add-or-remove-one"):
-    accountant = PLDAccountant(dp.NeighboringRelation[Relation(relation).name])
+def library_epsilon(event, delta, relation="add-or-remove-one", step=1e-4):
+    accountant = PLDAccountant(dp.NeighboringRelation[Relation(relation).name], step)
     return accountant.compose(to_dp_accounting(event)).get_epsilon(delta)
 
 
@@ -62,17 +62,21 @@ def grid():
 @pytest.mark.slow
 @pytest.mark.parametrize("relation", ["add-or-remove-one", "replace-one"])
 @pytest.mark.parametrize(("rate", "steps", "target"), grid())
-def test_grid_agrees_with_dp_accounting(rate, steps, target, relation):
+def test_grid_is_safe_and_within_a_thousandth_of_dp_accounting(rate, steps, target, relation):
+    """By dp-accounting the answer keeps the target, on its own grid and a finer one, and a thousandth less does not.
+
+    Much finer grids cannot be asked: at 2.5e-5 and a million steps under replace-one dp-accounting's epsilon grows
+    again (by 9e-4, and 4e-3 at 1.25e-5), where a bound can only shrink.
+    """
     delta = 1e-6
 
-    def make_event(z):
-        return steps_of(z, sampling_rate=rate, steps=steps)
+    def at(z, step=1e-4):
+        return library_epsilon(steps_of(z, sampling_rate=rate, steps=steps), delta, relation, step)
 
-    accountant = lambda: PLDAccountant(dp.NeighboringRelation[Relation(relation).name])  # noqa: E731
-    theirs = dp.calibrate_dp_mechanism(accountant, lambda z: to_dp_accounting(make_event(z)), target, delta)
     ours = calibrate_noise(target, delta, sampling_rate=rate, steps=steps, relation=relation)
-    assert ours == pytest.approx(theirs, rel=1e-3)
-    assert library_epsilon(make_event(ours), delta, relation) <= target
+    assert at(ours) <= target
+    assert at(ours, 5e-5) <= target
+    assert at(ours * (1 - 1e-3)) > target
 
 
 def test_the_main_example_with_a_public_coin():

@@ -215,3 +215,99 @@ def test_calibrate_to_mu_and_to_an_attack(call):
     assert code == 0
     assert body["epsilon"] > 0
     assert body["target"] == {"fpr": 0.01, "kind": "tpr", "value": 0.05}
+
+
+def test_a_contradicted_ledger_is_refused_with_what_is_left(call, ledger_file):
+    path, _ = ledger_file("shuffled.jsonl", sampler="shuffle", unit="example")
+    code, out, err = call("account", "--ledger", path, "--delta", "1e-5")
+    assert (code, out) == (3, "")
+    assert "ledger line 2: sampler shuffle ran, the accounting takes credit for poisson" in err
+    assert "Without any credit for sampling, epsilon is at most" in err
+    path, _ = ledger_file("divided.jsonl", denominator="realised")
+    code, out, err = call("account", "--ledger", path, "--delta", "1e-5", "--json")
+    assert code == 3
+    assert "divided by the realised number" in json.loads(out)["error"]["message"]
+    assert "at most" not in err
+
+
+def test_units_are_converted_or_refused(call, ledger_file):
+    examples, _ = ledger_file("examples.jsonl", unit="example")
+    clients, _ = ledger_file("clients.jsonl", unit="client")
+    code, _, err = call("account", "--ledger", examples, "--delta", "1e-5", "--unit", "client")
+    assert code == 2
+    assert "needs max_examples_per_client" in err
+    code, _, err = call("account", "--ledger", clients, "--delta", "1e-5", "--unit", "example")
+    assert code == 2
+    assert "does not follow" in err
+    code, _, err = call("account", "--ledger", clients, "--ledger", examples, "--delta", "1e-5")
+    assert code == 2
+    assert "different units" in err
+    arguments = ["account", "--ledger", examples, "--delta", "1e-5", "--json"]
+    alone = json.loads(call(*arguments)[1])
+    code, out, _ = call(*arguments, "--unit", "client", "--max-examples-per-client", "3")
+    body = json.loads(out)
+    assert code == 0
+    assert body["unit"] == "client"
+    assert body["epsilon"]["pld"] > 2 * alone["epsilon"]["pld"]
+    assert "adding or removing one client" in body["statement"]
+
+
+def test_searches_of_hyper_parameters(call):
+    arguments = ["account", *SGD, "--delta", "1e-5", "--json"]
+    one = json.loads(call(*arguments)[1])
+    assert one["hyperparameter_search"] is None
+    assert "unless the search is in the ledger: not recorded" in one["statement"]
+    code, out, _ = call(*arguments, "--trials", "4")
+    four = json.loads(out)
+    assert code == 0
+    assert four["epsilon"]["pld"] > 1.5 * one["epsilon"]["pld"]
+    assert four["hyperparameter_search"]["cost"] == "plain-composition"
+    code, out, _ = call(*arguments, "--trials-drawn", "geometric:10")
+    best = json.loads(out)
+    assert code == 0
+    assert best["epsilon"]["pld"] is None
+    assert "RepeatAndSelect" in best["reasons"]["epsilon_pld"]
+    assert best["epsilon"]["rdp"] == pytest.approx(4.103270656, rel=1e-6)
+    assert best["hyperparameter_search"]["cost"] == "repeat-and-select"
+    for wrong in (["--trials-drawn", "uniform:3"], ["--trials-drawn", "geometric"], ["--trials", "0"]):
+        assert call(*arguments, *wrong)[0] == 2
+    assert call(*arguments, "--trials", "3", "--trials-drawn", "poisson:3")[0] == 2
+
+
+def test_calibrate_says_what_it_rests_on(call):
+    arguments = ["--epsilon", "3", "--delta", "1e-5", "--sampling-rate", "0.05", "--steps", "200"]
+    code, out, _ = call("calibrate", *arguments, "--unit", "client", "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert body["epsilon_no_amplification"] > 20
+    known = {item["id"]: item for item in body["assumptions"]}
+    assert known["unit"]["text"] == "privacy unit: client"
+    assert {item["status"] for item in body["assumptions"]} >= {"declared", "not-checked", "verified"}
+    text = call("calibrate", *arguments)[1]
+    assert "Without any amplification by sampling, epsilon is" in text
+    assert "[not checked] the ledger holds every release" in text
+    text = call("calibrate", "--target", "mu=0.6", "--sampling-rate", "0.05", "--steps", "200")[1]
+    assert "each unit enters each batch independently" in text
+
+
+def test_calibrate_for_groups_and_searches_needs_more_noise(call):
+    arguments = ["--epsilon", "3", "--delta", "1e-5", "--sampling-rate", "0.05", "--steps", "50", "--json"]
+
+    def noise(*options):
+        code, out, err = call("calibrate", *arguments, *options)
+        assert code == 0, err
+        return json.loads(out)["noise_multiplier"]
+
+    assert noise("--trials", "3") > noise()
+    assert noise("--trials-drawn", "geometric:10", "--accountant", "rdp") > noise("--accountant", "rdp")
+    assert noise("--group-size", "2") > 1.4 * noise()
+    code, _, err = call("calibrate", *arguments, "--trials-drawn", "geometric:10")
+    assert code == 3
+    assert "RepeatAndSelect" in err
+
+
+def test_calibrate_refuses_a_delta_that_publishes_a_record(call):
+    arguments = ["--epsilon", "3", "--delta", "0.01", "--sampling-rate", "0.05", "--steps", "200", "--units", "100"]
+    code, _, err = call("calibrate", *arguments)
+    assert code == 2
+    assert "delta must be smaller than 1/units" in err

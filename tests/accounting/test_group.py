@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from dpaudit import events as ev
-from dpaudit.accounting import convert_unit, epsilon, group_event, steps_of
+from dpaudit.accounting import convert_unit, epsilon, gdp_epsilon, group_event, steps_of, summarize
+from dpaudit.accounting.group import event_at
 from dpaudit.accounting.pld import pld_of
 from dpaudit.errors import UnsupportedEvent, UsageError
+from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Relation
 
 ADD = Relation.ADD_OR_REMOVE_ONE
@@ -14,6 +16,10 @@ ADD = Relation.ADD_OR_REMOVE_ONE
 
 def gaussian(z=1.0):
     return ev.Gaussian(noise_multiplier=z)
+
+
+def step(z=1.0):
+    return ev.PoissonSampled(sampling_rate=0.1, event=gaussian(z))
 
 
 def test_gaussians_divide_their_noise():
@@ -101,3 +107,33 @@ def test_clients_from_examples_need_a_cap_that_was_enforced():
         convert_unit(run, recorded="example", wanted="client")
     with pytest.raises(UsageError, match="still takes part"):
         convert_unit(run, recorded="client", wanted="example")
+
+
+def test_ledgers_are_converted_from_their_own_unit():
+    examples = PrivacyLedger(unit="example", max_examples_per_client=3)
+    examples.record(step())
+    clients = PrivacyLedger(unit="client")
+    clients.record(step(z=4.0))
+    with pytest.raises(UsageError, match="protect different units: client, example"):
+        epsilon([examples, clients], 1e-5)
+    event = event_at([examples, clients], unit="client")
+    assert event == ev.Composed(events=(group_event(step(), 3), step(z=4.0)))
+    assert event_at(examples, unit="client", max_examples_per_client=2) == group_event(step(), 2)
+    assert event_at(examples) == event_at(examples, unit="example") == step()
+    summary = summarize([examples, clients], delta=1e-5, unit="client", witness=False)
+    assert summary.epsilon_pld == pytest.approx(epsilon(event, 1e-5))
+    assert {item.id: item.text for item in summary.assumptions}["unit"] == "privacy unit: client"
+    with pytest.raises(UsageError, match="does not follow"):
+        event_at([examples, clients], unit="example")
+    bare = PrivacyLedger(unit="example")
+    bare.record(step())
+    with pytest.raises(UsageError, match="needs max_examples_per_client"):
+        summarize(bare, delta=1e-5, unit="client")
+
+
+def test_groups_of_a_ledger():
+    ledger = PrivacyLedger(unit="example")
+    ledger.record(ev.Gaussian(noise_multiplier=2.0))
+    summary = summarize(ledger, delta=1e-5, group_size=4, witness=False)
+    assert summary.epsilon_pld == pytest.approx(gdp_epsilon(2.0, 1e-5))
+    assert summary.epsilon_over_rounds == ()

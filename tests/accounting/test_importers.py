@@ -9,13 +9,14 @@ from dpaudit.accounting import (
     epsilon,
     from_compute_dp_sgd_privacy,
     from_dp_accounting,
-    from_opacus,
-    from_parameters,
     from_tensorflow_privacy_query,
     steps_of,
     to_dp_accounting,
 )
+from dpaudit.accounting._renyi import ORDERS
+from dpaudit.accounting.rdp import rdp_of
 from dpaudit.errors import DataError, Refusal, UnsupportedEvent, UsageError
+from dpaudit.records import Relation
 
 
 def gaussian(z=1.0):
@@ -77,14 +78,6 @@ def test_only_events_of_dp_accounting_are_taken():
             to_dp_accounting(event)
 
 
-def test_jax_privacy_returns_events_of_dp_accounting():
-    """jax_privacy.accounting.dpsgd_event and its siblings build exactly these (read at 12d6c56; not installed)."""
-    sampled = dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(3.0))
-    event = from_dp_accounting(dp.SelfComposedDpEvent(sampled, 512))
-    assert event == steps_of(3.0, sampling_rate=0.1, steps=512)
-    assert epsilon(event, 1e-6) == pytest.approx(3.77, abs=0.005), "the value of its documentation"
-
-
 @pytest.fixture(scope="module")
 def tfp():
     """Return tensorflow-privacy as installed: its switch skips the imports that no longer work."""
@@ -123,6 +116,44 @@ def test_queries_of_tensorflow_privacy(tfp):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_queries_that_do_not_state_their_cost_are_refused_by_name(tfp):
+    import tensorflow as tf
+    from tensorflow_privacy.privacy.dp_query import discrete_gaussian_query as discrete
+    from tensorflow_privacy.privacy.dp_query import distributed_discrete_gaussian_query as distributed
+    from tensorflow_privacy.privacy.dp_query import distributed_skellam_query as skellam
+    from tensorflow_privacy.privacy.dp_query import restart_query as restarts
+    from tensorflow_privacy.privacy.dp_query import tree_aggregation_query as trees
+
+    real, whole = tf.zeros(3), tf.zeros(3, tf.int32)
+    cumulative = trees.TreeCumulativeSumQuery.build_l2_gaussian_query(1.0, 1.0, real)
+    residual = trees.TreeResidualSumQuery.build_l2_gaussian_query(1.0, 1.0, real)
+    every_ten = restarts.PeriodicRoundRestartIndicator(10)
+    queries = [
+        (cumulative, real),
+        (residual, real),
+        (restarts.RestartQuery(residual, every_ten), real),
+        (discrete.DiscreteGaussianSumQuery(l2_norm_bound=10.0, stddev=5.0), whole),
+        (distributed.DistributedDiscreteGaussianSumQuery(l2_norm_bound=10.0, local_stddev=5.0), whole),
+        (skellam.DistributedSkellamSumQuery(l1_norm_bound=10, l2_norm_bound=10.0, local_stddev=5.0), whole),
+    ]
+    for query, template in queries:
+        event = from_tensorflow_privacy_query(query, template)
+        for accountant in ("pld", "rdp"):
+            with pytest.raises(UnsupportedEvent, match=type(query).__name__):
+                epsilon(ev.SelfComposed(event=event, count=3), 1e-5, accountant)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trees_with_restarts_cost_what_tensorflow_privacy_says(tfp):
+    from tensorflow_privacy.privacy.analysis import tree_aggregation_accountant as library
+
+    for steps in ((1,), (7,), (8, 8, 3), (1000,) * 5, (2, 1, 64)):
+        ours = rdp_of(ev.TreeAggregation(noise_multiplier=3.0, steps=steps), relation=Relation.ADD_OR_REMOVE_ONE)
+        theirs = library.compute_rdp_tree_restart(3.0, list(steps), list(ORDERS))
+        assert ours.values == pytest.approx(theirs, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_parameters_of_compute_dp_sgd_privacy(tfp, known_answers):
     from tensorflow_privacy.privacy.analysis import compute_dp_sgd_privacy_lib as library
 
@@ -149,47 +180,6 @@ def test_parameters_of_compute_dp_sgd_privacy(tfp, known_answers):
     assert theirs == pytest.approx(56.95, abs=0.01)
     with pytest.raises(UsageError, match="batch_size must be at most"):
         from_compute_dp_sgd_privacy(number_of_examples=5, batch_size=6, num_epochs=1, noise_multiplier=1.0)
-
-
-class OpacusAccountant:
-    """As opacus.accountants.IAccountant (read at commit 01c5c4c; Opacus needs torch and is not installed)."""
-
-    def __init__(self):
-        self.history = [(1.0, 0.01, 600), (1.3, 0.02, 400)]
-
-    def state_dict(self):
-        return {"history": self.history, "mechanism": "rdp"}
-
-
-def test_history_of_opacus():
-    expected = ev.Composed(
-        events=(steps_of(1.0, sampling_rate=0.01, steps=600), steps_of(1.3, sampling_rate=0.02, steps=400))
-    )
-    accountant = OpacusAccountant()
-    as_json = {"history": [list(entry) for entry in accountant.history], "mechanism": "rdp"}
-    for form in (accountant, accountant.state_dict(), accountant.history, as_json):
-        assert from_opacus(form) == expected
-    single = from_opacus([(1.0, 0.01, 1000)])
-    assert epsilon(single, 1e-5, "rdp") == pytest.approx(2.101366525, rel=1e-6)
-    assert epsilon(from_opacus([(1.0, 0.01, 1000)], sampler="shuffle"), 1e-5) > epsilon(single, 1e-5)
-    for wrong in ({"mechanism": "rdp"}, object(), {"history": "x"}, [(1.0, 0.01)], [1.0]):
-        with pytest.raises(DataError):
-            from_opacus(wrong)
-
-
-def test_dictionaries_of_parameters():
-    expected = steps_of(3.0, sampling_rate=0.1, steps=512)
-    assert from_parameters({"noise_multiplier": 3.0, "sampling_prob": 0.1, "iterations": 512}) == expected
-    assert from_parameters({"noise_multiplier": 3.0, "sample_rate": 0.1, "steps": 512}) == expected
-    assert from_parameters({"sigma": 3.0, "q": 0.1, "rounds": 512, "learning_rate": 1.0}) == expected
-    flower = {"noise_multiplier": 3.0, "num_sampled_clients": 10, "num_available_clients": 100, "num_rounds": 5}
-    batch = ev.SampledWithoutReplacement(population=10, sample_size=1, event=gaussian(3.0))  # the ratio matters only
-    assert from_parameters(flower) == ev.SelfComposed(event=batch, count=5)
-    assert from_parameters({**flower, "sampler": "none"}) == ev.SelfComposed(event=gaussian(3.0), count=5)
-    with pytest.raises(DataError, match="lack sampling_rate, steps"):
-        from_parameters({"noise_multiplier": 1.0})
-    with pytest.raises(DataError, match="more than once: sampling_rate, q"):
-        from_parameters({"noise_multiplier": 1.0, "q": 0.1, "sampling_rate": 0.2, "steps": 3})
 
 
 def test_samplers_of_steps():

@@ -267,7 +267,7 @@ def test_sampling_amplifies_a_black_box():
 
 def test_tree_aggregation_with_restarts_is_one_gaussian():
     event = ev.TreeAggregation(noise_multiplier=5.0, steps=(1000, 1000, 7))
-    assert epsilon(event, 1e-5) == pytest.approx(epsilon(gaussian(5 / math.sqrt(10 + 10 + 3)), 1e-5), rel=1e-6)
+    assert epsilon(event, 1e-5) == pytest.approx(epsilon(gaussian(5 / math.sqrt(10 + 10 + 3)), 1e-5), rel=1e-12)
     assert epsilon(ev.TreeAggregation(noise_multiplier=5.0, steps=()), 1e-5) == 0.0
 
 

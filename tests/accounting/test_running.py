@@ -11,7 +11,12 @@ def coin(p=0.3, q=0.1, z=1.0):
     return ev.PubliclySampled(sampling_rate=p, event=step)
 
 
-@pytest.mark.parametrize("event", [coin(), ev.Gaussian(noise_multiplier=9.0), ev.Laplace(noise_multiplier=30.0)])
+HOPELESS = ev.PoissonSampled(sampling_rate=0.5, event=ev.Gaussian(noise_multiplier=0.7))
+
+
+@pytest.mark.parametrize(
+    "event", [coin(), HOPELESS, ev.Gaussian(noise_multiplier=9.0), ev.Laplace(noise_multiplier=30.0)]
+)
 def test_every_round_is_an_upper_bound_near_the_final_number(event):
     spent = RunningEpsilon(event, 1e-5)
     for rounds in (1, 2, 7, 30, 150):

@@ -61,15 +61,15 @@ def call(capsys, *arguments, code=0):
 
 
 def against(sides):
-    return ["--members", sides / "members.npz", "--non-members", sides / "others.npz"]
+    return ["--members", sides / "members.npz", "--non-members", sides / "others.npz", "--no-control"]
 
 
 def test_a_scikit_learn_model_by_module_and_function(module, sides, capsys):
     document = call(capsys, f"{module}:probabilities", *against(sides), "--fpr", "0.1", "--fpr", "0.0001")
     assert document["schema"] == "dpaudit.attack/v1"
     names = [result["attack"] for result in document["attacks"]]
-    assert names == ["confidence-margin", "loss", "modified-entropy"]
-    loss = document["attacks"][1]
+    assert names == ["confidence-margin", "entropy", "loss", "modified-entropy"]
+    loss = document["attacks"][2]
     assert loss["auc"] > 0.95
     assert loss["auc_ci"][0] < loss["auc"] <= loss["auc_ci"][1] <= 1
     assert loss["threat_model"]
@@ -78,7 +78,7 @@ def test_a_scikit_learn_model_by_module_and_function(module, sides, capsys):
     assert first["tpr"] > 0.9
     assert second["tpr"] is None
     assert "400 non-members" in second["reason"]
-    assert [check["id"] for check in document["checks"]] == ["attack.comparable"]
+    assert [check["id"] for check in document["checks"]] == ["attack.comparable", "attack.worst_group"]
     assert document["checks"][0]["status"] == "pass"
     assert (
         call(capsys, f"{module}:Box.predict", *against(sides), "--attack", "loss")["attacks"][0]["auc"] == loss["auc"]
@@ -113,7 +113,7 @@ def test_models_that_misbehave_exit_2(module, sides, capsys, function, what):
 
 def test_unknown_targets_and_attacks_exit_2(sides, capsys):
     for target, what in [
-        ("model.h5", "must be a .keras file"),
+        ("model.h5", "must be a .keras, .tflite or .onnx file"),
         ("none.keras", "no model file"),
         ("no_such_module_at_all:f", "cannot be imported"),
         (str(sides), "no model file"),
@@ -192,7 +192,7 @@ def test_logits_and_probabilities_of_any_framework_give_the_same(tmp_path, capsy
     logits_file(tmp_path / "z.npz", references=8)
     logits_file(tmp_path / "p.npz", references=8, probabilities=True)
     first, second = call(capsys, tmp_path / "z.npz"), call(capsys, tmp_path / "p.npz")
-    assert len(first["attacks"]) == 5
+    assert len(first["attacks"]) >= 9
     for a, b in zip(first["attacks"], second["attacks"], strict=True):
         assert a["auc"] == pytest.approx(b["auc"], abs=1e-9)
     by_name = {result["attack"]: result["auc"] for result in first["attacks"]}
@@ -254,10 +254,9 @@ def test_records_from_csv(module, sides, capsys):
         header = ",".join([*(f"f{i}" for i in range(20)), "label"])
         rows = [",".join(map(repr, [*map(float, x), int(y)])) for x, y in zip(data["x"], data["y"], strict=True)]
         (sides / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
-    document = call(
-        capsys, f"{module}:probabilities", "--members", sides / "members.csv", "--non-members", sides / "others.csv"
-    )
-    assert document["attacks"][1]["auc"] > 0.9
+    files = ["--members", sides / "members.csv", "--non-members", sides / "others.csv", "--no-control"]
+    document = call(capsys, f"{module}:probabilities", *files)
+    assert document["attacks"][2]["auc"] > 0.9
 
 
 def test_text_for_people(tmp_path, capsys):
@@ -272,6 +271,7 @@ def test_text_for_people(tmp_path, capsys):
 def test_a_keras_model(sides, capsys, tmp_path):
     keras = pytest.importorskip("keras")
     (x, y), (rest, _) = records(seed=1), records(seed=2)
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.layers.Dense(128, activation="relu"), keras.layers.Dense(3)])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, epochs=40, verbose=0, batch_size=64)
@@ -279,8 +279,73 @@ def test_a_keras_model(sides, capsys, tmp_path):
     document = call(capsys, tmp_path / "model.keras", *against(sides))
     folder = call(capsys, tmp_path, *against(sides))
     assert document["attacks"] == folder["attacks"]
-    assert document["attacks"][1]["auc"] > 0.6
-    np.savez(sides / "others.npz", x=rest[:, :7], y=np.zeros(len(rest), int))
+    assert document["attacks"][2]["auc"] > 0.6
+    white = call(capsys, tmp_path / "model.keras", *against(sides), "--attack", "gradient-norm")
+    assert white["attacks"][0]["auc"] > 0.6
+    for name in ("members", "others"):
+        np.savez(sides / f"{name}.npz", x=rest[:, :7], y=np.zeros(len(rest), int))
     assert "the model failed" in call(capsys, tmp_path / "model.keras", *against(sides), code=2)["error"]["message"]
     (tmp_path / "broken.keras").write_bytes(b"x")
     assert "cannot be loaded" in call(capsys, tmp_path / "broken.keras", *against(sides), code=2)["error"]["message"]
+
+
+def test_the_control_the_ceiling_the_groups_and_the_scores(module, sides, capsys):
+    pytest.importorskip("tensorflow")
+    files = [item for item in against(sides) if item != "--no-control"]
+    document = call(
+        capsys, f"{module}:probabilities", *files, "--attack", "loss", "--attack", "lira", "--shadow-models", "8",
+        "--claim-epsilon", "1", "--delta", "1e-5", "--save-scores", sides / "scores",
+    )  # fmt: skip
+    checks = {check["id"]: check for check in document["checks"]}
+    assert checks["attack.alive"]["status"] == "pass"
+    assert checks["attack.alive"]["p_value"] is None
+    group = checks["attack.worst_group"]
+    assert (group["status"], group["refuted"] is None) == ("fail", False)  # a forest that remembers is not epsilon 1
+    assert group["statistic"] > group["threshold"]
+    by_name = {result["attack"]: result for result in document["attacks"]}
+    assert by_name["loss"]["auc_ceiling"] < 0.75
+    assert by_name["loss"]["tpr_at_fpr"][0]["ceiling"] == pytest.approx(0.27, abs=0.01)
+    assert {g["grouping"] for g in document["groups"]} == {"everyone", "class"}
+    exposed = [record for record in document["exposed"] if record["attack"] == "loss"]
+    assert exposed[0]["discovered"]
+    assert exposed[0]["index"] < 400
+    assert sorted(path.name for path in (sides / "scores").iterdir()) == ["lira.npz", "loss.npz"]
+    assert dpaudit(["estimate", str(sides / "scores" / "loss.npz"), "--delta", "1e-5", "--json"]) == 0
+    bounds = json.loads(capsys.readouterr().out)["bounds"]
+    assert max(bound["epsilon"] for bound in bounds if bound["epsilon"] is not None) > 0.5
+
+
+def test_a_population_adds_attacks(module, sides, capsys):
+    x, y = records(seed=3)
+    np.savez(sides / "known.npz", x=x, y=y)
+    document = call(capsys, f"{module}:probabilities", *against(sides), "--population", sides / "known.npz")
+    by_name = {result["attack"]: result["auc"] for result in document["attacks"]}
+    assert by_name["population"] > 0.9
+    assert by_name["quantile"] > 0.9
+    np.savez(sides / "known.npz", x=x[:, :3], y=y)
+    wrong = call(capsys, f"{module}:probabilities", *against(sides), "--population", sides / "known.npz", code=2)
+    assert "one shape" in wrong["error"]["message"]
+
+
+def test_label_only_attacks_run_by_name(module, sides, capsys):
+    document = call(capsys, f"{module}:probabilities", *against(sides), "--attack", "label-robustness")
+    assert document["attacks"][0]["auc"] > 0.6
+    file = sides / "l.npz"
+    logits_file(file)
+    refused = call(capsys, file, "--attack", "boundary-distance", code=2)
+    assert "model to query" in refused["attacks"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--claim-epsilon", "1"], "belong together"),
+        (["--delta", "1e-5"], "belong together"),
+        (["--hidden", "64,x"], "--hidden must be"),
+        (["--hidden", "0"], "--hidden must be"),
+        (["--attack", "gradient-norm"], ".keras files"),
+        (["--shadow-models", "4", "--references", "members.npz"], "exclude each other"),
+    ],
+)
+def test_options_that_make_no_sense_exit_2(module, sides, capsys, options, what):
+    assert what in call(capsys, f"{module}:probabilities", *against(sides), *options, code=2)["error"]["message"]

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from dpaudit.estimation import estimate, per_step_bound, reference
+from dpaudit.estimation import CurveFamily, estimate, estimate_confusion, per_step_bound, reference
+from dpaudit.estimation.curves import gaussian_curve
 from dpaudit.estimation.one_shot import published_lower_estimate
+from dpaudit.gdp import gdp_epsilon
 
 DELTA = 1e-5
+
+
+def repeated(few, many):
+    """Run with few trials by default, and with many under `-m slow`."""
+    return pytest.mark.parametrize("trials", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 RUNS = {"declared": ("independent-runs",)}
 CLOPPER_PEARSON = [
     ("clopper-pearson", RUNS),
@@ -28,8 +37,8 @@ FRIENDLY = [
 
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("mechanism", FRIENDLY, ids=lambda m: f"{m.name}-{m.epsilon(DELTA):.1f}")
-def test_clopper_pearson(mechanism, coverage, limit):
-    trials = 1000
+@repeated(1000, 5000)
+def test_clopper_pearson(mechanism, trials, coverage, limit):
     found = coverage(mechanism, 200, DELTA, CLOPPER_PEARSON, trials)
     assert found[:, 1].max() == 0
     assert found[:, 0].max() <= limit(trials, 28)
@@ -79,16 +88,17 @@ def cosines_of(rng, canaries, epsilon, dimension=10_000, delta=1e-6):
 
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize(("canaries", "epsilon"), [(100, 1.0), (100, 10.0), (1000, 3.0)])
-def test_one_shot_with_a_known_null(canaries, epsilon, limit):
+@repeated(500, 5000)
+def test_one_shot_with_a_known_null(canaries, epsilon, trials, limit):
     """One Gaussian release of the sum of random unit vectors (the ideal setting of Andrew et al.)."""
-    rng, trials = np.random.default_rng(canaries), 500
+    rng = np.random.default_rng(canaries)
     wrong = refused = 0
     for _ in range(trials):
         cosines = cosines_of(rng, canaries, epsilon)
         bound = estimate(cosines, [], method="one-shot", delta=1e-6, options={"dimension": 10_000})
         refused += bound.epsilon is None
         wrong += bound.epsilon is not None and bound.epsilon > epsilon
-    assert refused <= 8
+    assert refused <= 8 + 0.006 * trials
     assert wrong <= limit(trials, 3)
 
 
@@ -102,8 +112,9 @@ def test_the_harness_sees_the_published_one_shot_estimate():
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("method", ["mean-shift", "mean-shift-centred", "mean-shift-signed", "gdp"])
 @pytest.mark.parametrize("noise", [0.8, 4.0])
-def test_per_step(method, noise, limit):
-    rng, trials, wrong = np.random.default_rng(5), 600, 0
+@repeated(600, 4000)
+def test_per_step(method, noise, trials, limit):
+    rng, wrong = np.random.default_rng(5), 0
     for _ in range(trials):
         coins = rng.random(1000) < 0.5
         canary = np.where(coins, 1.0, -1.0 if method == "mean-shift-signed" else 0.0)
@@ -120,10 +131,15 @@ def test_per_step(method, noise, limit):
     assert wrong <= limit(trials, 8)
 
 
+FROM_OUTSIDE = CurveFamily(
+    name="as from an accountant", curve=gaussian_curve, epsilon=gdp_epsilon, high=20.0, parameter="mu", tolerance=1e-4
+)
+
+
 @pytest.mark.statistical(failure_probability=1e-6)
-def test_groups(coverage, limit):
+@repeated(100, 2000)
+def test_groups(trials, coverage, limit):
     """Three copies of each canary: scores shift by 3 mu, and the bound is on epsilon of one."""
-    trials = 500
     tripled = reference.gaussian(3 * reference.gdp_mu(2.0, DELTA))
     mechanism = reference.Mechanism(name="tripled", scores=tripled.scores, epsilon=lambda _: 2.0, independent=True)
     designs = [
@@ -132,14 +148,15 @@ def test_groups(coverage, limit):
             ("one-run", {}),
             ("one-run-max", {}),
             ("one-run-fdp", {"curve": "gaussian"}),
+            ("one-run-fdp", {"curve": FROM_OUTSIDE}),
             ("clopper-pearson", RUNS),
             ("gdp", RUNS),
             ("mean-shift", {}),
         ]
     ]
     found = coverage(mechanism, 200, DELTA, designs, trials)
-    assert found[:, 0].max() <= limit(trials, 6)
-    assert found[5, 2] / trials > 1.0  # the copies do help
+    assert found[:, 0].max() <= limit(trials, 7)
+    assert found[-1, 2] / trials > 1.0  # the copies do help
 
 
 def test_credible_is_not_confidence():
@@ -148,8 +165,6 @@ def test_credible_is_not_confidence():
     for _ in range(200):
         scores = mechanism.draw(1000, rng)
         ones = (int(scores.member.sum()), int(scores.non_member.sum()))
-        from dpaudit.estimation import estimate_confusion
-
         bound = estimate_confusion(
             tp=ones[0], fn=scores.member.size - ones[0], fp=ones[1], tn=scores.non_member.size - ones[1],
             method="bayes", delta=DELTA,

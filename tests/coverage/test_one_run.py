@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from scipy.special import betaincinv
 
-from dpaudit.estimation import reference
+from dpaudit.estimation import play_shared_coordinates, reference, steinke
 from dpaudit.estimation.guessing import correct_guesses
 from dpaudit.estimation.sources import ArraySource
 from dpaudit.gdp import gdp_epsilon
 
 DELTA = 1e-5
+
+
+def repeated(few, many):
+    """Run with few trials by default, and with many under `-m slow`."""
+    return pytest.mark.parametrize("trials", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 FREE = [("one-run", {}), ("one-run-fdp", {}), ("one-run-max", {})]
 ALL_GUESSED = [(method, {"guesses": 300}) for method, _ in FREE]
 BONFERRONI = [(method, {"threshold_selection": "bonferroni:8"}) for method, _ in FREE]
@@ -104,6 +111,51 @@ def test_independent_canaries_are_refused_on_a_shared_magnitude(mu, coverage):
     assert found[:, 1].min() == 100
     found = coverage(reference.rare_channel(mu), 300, DELTA, designs, 100)
     assert found[:, 1].min() == 100
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.7])
+def test_hiding_the_shared_magnitude_does_not_help(mu, coverage):
+    """A little noise on each score removes the ties; the shape still gives the mechanism away."""
+    shared = reference.shared_magnitude(mu)
+    hidden = reference.Mechanism(
+        name="hidden-magnitude",
+        scores=lambda bits, rng: shared.scores(bits, rng) + 1e-9 * rng.normal(size=bits.size),
+        epsilon=shared.epsilon,
+        independent=False,
+    )
+    designs = [(method, {}) for method in ("independent-canaries", "mean-shift", "gdp")]
+    found = coverage(hidden, 300, DELTA, designs, 100)
+    assert found[:, 1].min() == 100
+
+
+def revealed_in_turn(mechanism_delta, told, rng, *, shared, coordinates, noise):
+    """Sums of coordinates that hold several canaries; with the probability that delta allows, some coins are told.
+
+    Telling is done by a noiseless sum of a coordinate: (0, delta) on top of the Gaussian mechanism.
+    """
+    coins = rng.random((coordinates, shared)) < 0.5
+    sums = coins.sum(1) + noise * rng.normal(size=coordinates)
+    if rng.random() < coins.size * mechanism_delta / (told * shared):
+        rows = rng.choice(coordinates, told, replace=False)
+        sums[rows] = coins[rows].sum(1)
+    return coins, sums
+
+
+@pytest.mark.statistical(failure_probability=1e-6)
+@pytest.mark.parametrize("shared", [1, 4])
+@repeated(300, 4000)
+def test_adaptive_reveal(shared, trials, limit):
+    """Several canaries per coordinate, guessed one by one, each coin revealed after its guess (Keinan et al.)."""
+    rng, wrong, delta = np.random.default_rng(shared), 0, 1e-3
+    noise = 1 / reference.gdp_mu(2.0, DELTA)
+    for _ in range(trials):
+        coins, sums = revealed_in_turn(delta, 10, rng, shared=shared, coordinates=60, noise=noise)
+        game = play_shared_coordinates(sums, coins, noise=noise, guesses=30)
+        found = steinke.epsilon_lower_bound(
+            canaries=game.canaries, guesses=30, correct=game.correct, delta=delta + DELTA
+        )
+        wrong += found > 2.0
+    assert wrong <= limit(trials, 2)
 
 
 def test_the_refused_numbers_would_have_been_wrong():

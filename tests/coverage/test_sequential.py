@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import laplace, norm
 
-from dpaudit.estimation import ClaimTest, GuessTest, PairTest, anytime_epsilon, confidence_sequence
+from dpaudit.estimation import ClaimTest, GuessTest, PairTest, anytime_epsilon, confidence_sequence, spend, steinke
 from dpaudit.gdp import gdp_delta
+
+
+def repeated(few, many):
+    """Run with few trials by default, and with many under `-m slow`."""
+    return pytest.mark.parametrize("trials", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
 def pairs(rng, n, sigma, threshold):
@@ -15,9 +20,10 @@ def pairs(rng, n, sigma, threshold):
 
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize(("epsilon", "threshold"), [(0.0, 0.5), (1.0, 1.5), (3.0, 3.5)])
-def test_pair_test_at_the_boundary(epsilon, threshold, limit):
+@repeated(1000, 5000)
+def test_pair_test_at_the_boundary(epsilon, threshold, trials, limit):
     """Gaussian mechanism, sigma 1, the event at which (epsilon, delta(epsilon)) is attained: the worst true claim."""
-    rng, trials = np.random.default_rng(0), 1000
+    rng = np.random.default_rng(0)
     delta = gdp_delta(epsilon, 1.0)
     wrong = 0
     for _ in range(trials):
@@ -28,8 +34,9 @@ def test_pair_test_at_the_boundary(epsilon, threshold, limit):
 
 
 @pytest.mark.statistical(failure_probability=1e-6)
-def test_claim_test_of_a_true_profile(limit):
-    rng, trials, wrong = np.random.default_rng(1), 120, 0
+@repeated(120, 2000)
+def test_claim_test_of_a_true_profile(trials, limit):
+    rng, wrong = np.random.default_rng(1), 0
     points = [(4.377, 1e-5), *((e, gdp_delta(e, 1.0)) for e in (0.0, 0.5, 1.0, 2.0))]
     for _ in range(trials):
         test = ClaimTest(points=points)
@@ -57,8 +64,9 @@ def test_claim_test_finds_half_the_noise_soon_and_names_the_points():
 
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.5])
-def test_confidence_sequence_holds_at_all_times(p, limit):
-    rng, trials, wrong = np.random.default_rng(3), 300, 0
+@repeated(300, 2000)
+def test_confidence_sequence_holds_at_all_times(p, trials, limit):
+    rng, wrong = np.random.default_rng(3), 0
     for _ in range(trials):
         total = np.cumsum(rng.random(2000) < p)
         for n in np.unique(np.geomspace(1, 2000, 25).astype(int)):
@@ -70,8 +78,9 @@ def test_confidence_sequence_holds_at_all_times(p, limit):
 
 
 @pytest.mark.statistical(failure_probability=1e-6)
-def test_anytime_epsilon_on_laplace(limit):
-    rng, trials, wrong, last = np.random.default_rng(4), 150, 0, []
+@repeated(150, 2000)
+def test_anytime_epsilon_on_laplace(trials, limit):
+    rng, wrong, last = np.random.default_rng(4), 0, []
     q, p = laplace.sf(1.0), laplace.sf(0.0)
     for _ in range(trials):
         x, y = np.cumsum(rng.random(3000) < p), np.cumsum(rng.random(3000) < q)
@@ -88,8 +97,9 @@ def test_anytime_epsilon_on_laplace(limit):
 
 
 @pytest.mark.statistical(failure_probability=1e-6)
-def test_guess_test_of_randomised_response(limit):
-    rng, trials, q = np.random.default_rng(5), 1000, 1 / (1 + np.exp(-1.0))
+@repeated(1000, 5000)
+def test_guess_test_of_randomised_response(trials, limit):
+    rng, q = np.random.default_rng(5), 1 / (1 + np.exp(-1.0))
     wrong = found = 0
     for _ in range(trials):
         test = GuessTest(epsilon=1.0)
@@ -100,3 +110,19 @@ def test_guess_test_of_randomised_response(limit):
         found += test.refuted(0.05)
     assert wrong <= limit(trials)
     assert found > 0.95 * trials
+
+
+@pytest.mark.statistical(failure_probability=1e-6)
+@repeated(300, 3000)
+def test_error_over_all_releases(trials, limit):
+    """Six releases of randomised response, each audited at the share of the error that `spend` gives it."""
+    rng, q, m, wrong = np.random.default_rng(6), 1 / (1 + np.exp(-1.0)), 400, 0
+    for _ in range(trials):
+        correct = rng.binomial(m, q, size=6)
+        bounds = [
+            steinke.epsilon_lower_bound(canaries=m, guesses=m, correct=int(v), delta=0.0, error=spend(0.05, k))
+            for k, v in enumerate(correct, start=1)
+        ]
+        wrong += max(bounds) > 1.0
+    assert wrong <= limit(trials)
+    assert sum(spend(0.05, k) for k in range(1, 10_000)) < 0.05

@@ -64,6 +64,23 @@ def test_every_command_does_what_the_readme_says(outcomes):
         assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
 
 
+def _numbers(line: str) -> list[float]:
+    return [float(text) for text in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", line)]
+
+
+def test_the_readme_shows_what_the_main_job_prints(outcomes):
+    """Words exactly; numbers to 5 %, because another processor's training may end in other last digits."""
+    (shown,) = re.findall(r"ends like this:\n\n```text\n(.*?)```", README, flags=re.DOTALL)
+    _, done = next(result for command, result in outcomes.items() if "digits_federated.toml" in command)
+    printed = {re.sub(r"\d+(\.\d+)?", "#", line.rstrip()): line for line in done.stdout.splitlines()}
+    for line in filter(None, map(str.rstrip, shown.splitlines())):
+        if line.strip() == "...":
+            continue
+        pattern = re.sub(r"\d+(\.\d+)?", "#", line)
+        assert pattern in printed, line
+        assert _numbers(printed[pattern]) == pytest.approx(_numbers(line), rel=0.05), line
+
+
 def test_the_python_example_prints_what_its_comments_say(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})

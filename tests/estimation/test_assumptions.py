@@ -88,6 +88,18 @@ def test_coins():
     assert fair_coins(30, 0, declared=False).status is REFUTED
 
 
+def test_an_exact_half_is_remarked_on():
+    assert "fixed split" in fair_coins(500, 500, declared=True).evidence
+    assert "fixed split" not in fair_coins(499, 501, declared=True).evidence
+    assert "fixed split" not in fair_coins(5, 5, declared=True).evidence
+
+
+def test_a_side_that_is_large_enough_is_tested_alone():
+    rng = np.random.default_rng(6)
+    assert gaussian_scores(of(rng.exponential(size=500), []), 0).status is REFUTED
+    assert gaussian_scores(of(rng.normal(size=500), [1.0, 2.0]), 0).status is AssumptionStatus.NOT_CHECKED
+
+
 def test_too_few_scores_are_not_checked():
     source = of([1.0, 2.0], [0.0, 3.0])
     assert gaussian_scores(source, 0).status is AssumptionStatus.NOT_CHECKED

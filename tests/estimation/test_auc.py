@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binom, norm
 
 from dpaudit.errors import UsageError
-from dpaudit.estimation.auc import bootstrap_interval, delong_interval, exact_auc
+from dpaudit.estimation.auc import bootstrap_interval, delong_interval, exact_auc, exact_interval
 from dpaudit.records import ScoreSet
 
 
@@ -48,6 +48,29 @@ def test_perfect_separation_has_an_exact_interval():
 
 
 @pytest.mark.statistical(failure_probability=1e-6)
+@pytest.mark.parametrize(("n1", "n0", "shift", "decimals"), [(2, 3, 0.0, None), (8, 40, 2.0, 0), (50, 50, 0.0, None)])
+def test_exact_interval_holds_at_any_size(n1, n0, shift, decimals):
+    rng = np.random.default_rng(n1)
+    truth = exact_auc(draw(rng, 200_000, 200_000, shift, decimals))
+    missed, wide = 0, 0
+    for _ in range(600):
+        scores = draw(rng, n1, n0, shift, decimals)
+        low, high = exact_interval(scores)
+        near_low, near_high = delong_interval(scores)
+        missed += not low - 0.002 <= truth <= high + 0.002
+        wide += low <= near_low + 1e-9 and near_high <= high + 1e-9
+    assert missed <= binom.isf(1e-6 / 3, 600, 0.05)
+    assert wide > (0 if n1 < 8 else 500)
+
+
+def test_exact_interval_of_few_scores_is_almost_everything():
+    low, high = exact_interval(ScoreSet(member=np.ones(1), non_member=np.zeros(1)))
+    assert (low, high) == (pytest.approx(0.025), 1.0)
+    low, high = exact_interval(ScoreSet(member=np.ones(300), non_member=np.ones(300)))
+    assert 0.4 < low < 0.5 < high < 0.6
+
+
+@pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize(("n", "shift"), [(30, 0.5), (200, 1.0), (200, 2.5)])
 @pytest.mark.parametrize("method", ["delong", "bootstrap"])
 def test_interval_coverage(n, shift, method):
@@ -82,7 +105,7 @@ def test_bootstrap_on_blocks_agrees_with_delong_on_many_scores():
     assert found == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
-@pytest.mark.parametrize("function", [exact_auc, delong_interval])
+@pytest.mark.parametrize("function", [exact_auc, delong_interval, exact_interval])
 def test_an_empty_side_is_refused(function):
     with pytest.raises(UsageError, match="empty"):
         function(ScoreSet(member=np.zeros(0), non_member=np.zeros(3)))

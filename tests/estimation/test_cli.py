@@ -87,6 +87,27 @@ def test_confusion(capsys):
     assert [b["family"] for b in found["bounds"]] == ["assumption-free", "gaussian", "credible"]
 
 
+def test_pld_curve(capsys):
+    game = ["--canaries", "1000", "--guesses", "200", "--correct", "180", "--delta", "1e-5", "--method", "one-run-fdp"]
+    sampler = ["--curve", "pld", "--sampling-rate", "0.1", "--steps", "100"]
+    (bound,) = document(capsys, *game, *sampler)["bounds"]
+    (gaussian,) = document(capsys, *game, "--curve", "gaussian")["bounds"]
+    assert gaussian["epsilon"] < bound["epsilon"] < 1.15 * gaussian["epsilon"]  # sub-sampling is no Gaussian
+    assert bound["family"] == "gaussian"
+    assert any("sampling rate 0.1, 100 steps" in a["text"] for a in bound["assumptions"])
+    (whole,) = document(capsys, *game, "--curve", "pld", "--sampling-rate", "1", "--steps", "1")["bounds"]
+    assert whole["epsilon"] == pytest.approx(gaussian["epsilon"], rel=2e-3)
+    assert whole["epsilon"] <= gaussian["epsilon"]
+
+
+def test_releases_share_the_error(capsys, file):
+    (first,) = document(capsys, file, "--delta", "1e-5", "--release", "1")["bounds"]
+    (third,) = document(capsys, file, "--delta", "1e-5", "--release", "3")["bounds"]
+    assert 1 - first["confidence"] == pytest.approx(0.05 * 6 / np.pi**2)
+    assert 1 - third["confidence"] == pytest.approx(0.05 * 6 / np.pi**2 / 9)
+    assert third["epsilon"] < first["epsilon"]
+
+
 def test_no_bound_is_inconclusive(capsys, tmp_path):
     np.savez(tmp_path / "s.npz", member=np.zeros(0), non_member=np.arange(9.0))
     (bound,) = document(capsys, str(tmp_path / "s.npz"), "--delta", "1e-5", code=3)["bounds"]
@@ -107,6 +128,11 @@ def test_no_bound_is_inconclusive(capsys, tmp_path):
         ["--delta", "1e-5", "--tp", "-1", "--fn", "1", "--fp", "1", "--tn", "1"],
         ["--delta", "2", "--tp", "1", "--fn", "1", "--fp", "1", "--tn", "1"],
         ["none.npz", "--delta", "1e-5"],
+        ["--canaries", "5", "--correct", "2", "--guesses", "5", "--delta", "1e-5", "--curve", "pld"],
+        ["--canaries", "5", "--correct", "2", "--guesses", "5", "--delta", "1e-5", "--steps", "3"],
+        ["--canaries", "5", "--correct", "2", "--guesses", "5", "--delta", "1e-5", "--curve", "gaussian"],
+        ["--canaries", "5", "--correct", "2", "--guesses", "5", "--delta", "1e-5", "--dimension", "10"],
+        ["--canaries", "5", "--correct", "2", "--guesses", "5", "--delta", "1e-5", "--release", "0"],
         ["scores.xyz", "--delta", "1e-5"],
         ["--canaries", "5", "--correct", "2", "--guesses", "5"],
     ],
@@ -116,12 +142,14 @@ def test_usage_errors_exit_2_with_one_document(capsys, arguments):
     assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
 
 
-def test_text_names_family_and_assumptions(capsys, file):
+def test_text_names_family_and_assumptions(capsys, file, scores):
     assert run(["estimate", file, "--delta", "1e-5", "--method", "one-run", "--method", "bayes"]) == 0
     out = capsys.readouterr().out
     assert "assumption-free" in out
     assert "credible, not confidence" in out
     assert "fair-coins" in out
+    guesses = estimate(scores.member, scores.non_member, method="one-run", delta=1e-5).guesses
+    assert f"chosen beforehand by planned:4, {guesses} guesses" in out
     assert "largest of several" in out
 
 
@@ -152,6 +180,30 @@ def test_plan(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["largest_certifiable_epsilon"] > 1
     assert found["guesses"] <= found["canaries"]
+
+
+def test_plan_of_the_per_step_audit(capsys):
+    arguments = ["--claim-epsilon", "4", "--delta", "1e-5", "--factor", "1.5", "--trials", "50", "--json"]
+    sampler = ["--sampling-rate", "0.1", "--steps", "100"]
+    assert run(["plan", *arguments, "--method", "per-step", *sampler]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 2 <= found["canaries"] <= 20
+    assert found["steps"] == 100
+    assert found["threshold_selection"] is None
+    assert run(["plan", *arguments, "--method", "per-step"]) == 2
+    assert run(["plan", *arguments, "--method", "per-step", *sampler, "--group-size", "2"]) == 2
+    assert run(["plan", *arguments, "--method", "one-run", *sampler]) == 2
+    capsys.readouterr()
+    both = [*arguments[:-1], "--method", "per-step", "--method", "gdp", *sampler]
+    assert run(["plan", *both]) == 0
+    out = capsys.readouterr().out
+    assert "per-step: " in out
+    assert "models refute epsilon 4" in out
+    assert "threshold by --threshold-selection planned:6" in out
+    assert run(["plan", *both, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [plan["method"] for plan in found["plans"]] == ["per-step", "gdp"]
+    assert found["canaries"] == found["plans"][0]["canaries"]
 
 
 def test_plan_out_of_reach_is_inconclusive(capsys):

@@ -4,7 +4,7 @@ from scipy.stats import binom
 
 from dpaudit.errors import UsageError
 from dpaudit.estimation import CurveFamily, estimate, profile_curve, reference, refutes_curve
-from dpaudit.estimation.curves import eps_delta_curve, gaussian_curve
+from dpaudit.estimation.curves import eps_delta_curve, gaussian_curve, group_curve
 from dpaudit.estimation.guessing import correct_guesses
 from dpaudit.estimation.sources import ArraySource
 from dpaudit.gdp import gdp_delta, gdp_epsilon
@@ -30,6 +30,16 @@ def test_randomised_response_meets_its_curve():
     """q right guesses of 1: fpr 1 - q, tpr q, the corner of the eps-DP region."""
     q = 1 / (1 + np.exp(-2.0))
     assert eps_delta_curve(2.0, 0.0)(q) == pytest.approx(1 - q, rel=1e-12)
+
+
+def test_group_of_a_gaussian_and_of_pure_dp():
+    """k mu and k epsilon; with delta, never below the curve of (k epsilon, delta (e^(k eps) - 1) / (e^eps - 1))."""
+    rough = eps_delta_curve(1.5, 1e-4 * np.expm1(1.5) / np.expm1(0.5))
+    for tpr in (1e-6, 1e-3, 0.05, 0.3, 0.5, 0.9, 0.999):
+        assert group_curve(gaussian_curve(0.4), 3)(tpr) == pytest.approx(gaussian_curve(1.2)(tpr), rel=1e-9)
+        assert group_curve(eps_delta_curve(0.5, 0.0), 3)(tpr) <= eps_delta_curve(0.5, 0.0)(tpr)
+        assert group_curve(eps_delta_curve(0.5, 1e-4), 3)(tpr) >= rough(tpr) - 1e-15
+    assert group_curve(eps_delta_curve(0.5, 0.0), 3)(1e-3) == pytest.approx(1e-3 * np.exp(-1.5))
 
 
 BAD = [([], []), ([1.0], [0.1, 0.2]), ([-1.0], [0.1]), ([1.0], [1.5]), ([np.nan], [0.1])]

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from dpaudit.errors import UsageError
-from dpaudit.estimation import METHODS, estimate, perfect_attack, plan_audit, reference, simulated_power
+from dpaudit.estimation import (
+    METHODS,
+    estimate,
+    perfect_attack,
+    plan_audit,
+    plan_per_step,
+    reference,
+    simulated_power,
+)
+from dpaudit.estimation.power import per_step_power
 from dpaudit.records import Family
 
 DELTA = 1e-5
@@ -76,6 +85,40 @@ def test_plan_reaches_the_power(method):
         assert estimate(scores.member, scores.non_member, **options).guesses == plan.guesses
 
 
+def test_copies_of_a_canary_help_little_more_than_they_cost():
+    """Three copies: the scores part more, and the bound is divided by three."""
+    options = {"claim_epsilon": 1.0, "delta": DELTA, "method": "mean-shift", "factor": 4.0, "trials": 60}
+    one, three = plan_audit(**options), plan_audit(**options, group_size=3)
+    assert three.canaries <= 1.1 * one.canaries
+    game = plan_audit(**{**options, "method": "one-run"}, group_size=3)
+    assert game.result.power >= 0.8
+    scores = reference.gaussian(3 * reference.gdp_mu(4.0, DELTA)).draw(game.canaries, np.random.default_rng(0))
+    found = estimate(
+        scores.member, scores.non_member, method="one-run", delta=DELTA, interest_epsilon=4.0, group_size=3
+    )
+    assert found.guesses == game.guesses
+
+
+NOISES = {"claimed_noise_multiplier": 2.0, "actual_noise_multiplier": 1.6}
+
+
+def test_plan_of_the_per_step_audit_reaches_its_power():
+    plan = plan_per_step(claim_epsilon=1.0, delta=DELTA, factor=1.3, trials=100, **NOISES)
+    again = per_step_power(plan.canaries, claim_epsilon=1.0, factor=1.3, delta=DELTA, trials=300, seed=7, **NOISES)
+    assert plan.result.power >= 0.8
+    assert again.power > 0.65
+    assert again.largest_certifiable_epsilon is None
+    assert again.reason
+    true = per_step_power(
+        plan.canaries, claim_epsilon=1.0, factor=1.3, delta=DELTA, trials=300, seed=8,
+        claimed_noise_multiplier=2.0, actual_noise_multiplier=2.0,
+    )  # fmt: skip
+    assert true.power < 0.1
+    out_of_reach = plan_per_step(claim_epsilon=1.0, delta=DELTA, factor=1.3, trials=20, max_observations=50, **NOISES)
+    assert out_of_reach.canaries is None
+    assert "50 canaries" in out_of_reach.reason
+
+
 def test_plan_says_when_the_power_is_out_of_reach():
     plan = plan_audit(claim_epsilon=4.0, delta=DELTA, method="one-run", max_canaries=500, trials=30)
     assert plan.canaries is None
@@ -83,7 +126,14 @@ def test_plan_says_when_the_power_is_out_of_reach():
     assert plan.result.power < 0.8
 
 
-IMPOSSIBLE = [{"factor": 1.0}, {"power": 1.0}, {"claim_epsilon": 0.0}, {"method": "x"}, {"delta": 0.0}]
+IMPOSSIBLE = [
+    {"factor": 1.0},
+    {"group_size": 0},
+    {"power": 1.0},
+    {"claim_epsilon": 0.0},
+    {"method": "x"},
+    {"delta": 0.0},
+]
 
 
 @pytest.mark.parametrize("options", IMPOSSIBLE)

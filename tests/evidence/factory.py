@@ -11,6 +11,7 @@ import numpy as np
 from dpaudit import events as ev
 from dpaudit import evidence, gdp
 from dpaudit.ledger import PrivacyLedger
+from dpaudit.policy import load_policy
 from dpaudit.records import (
     AccountingSummary,
     Assumption,
@@ -33,6 +34,7 @@ TODAY = date(2026, 11, 23)
 CREATED = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ROUNDS, EPSILON, DELTA, MU = 30, 6.0, 1e-5, 1.2
 RELATION = Relation.ADD_OR_REMOVE_ONE
+MODEL, COMMIT = "a" * 64, "0123456789abcdef0123456789abcdef01234567"
 
 
 def write_ledger(
@@ -167,6 +169,9 @@ CHECKS = (
     "sampling.rate",
     "ledger.rounds",
     "attack.comparable",
+    "attack.alive",
+    "attack.worst_group",
+    "drill.half-noise",
 )
 
 
@@ -202,6 +207,15 @@ def parts(folder: Path, **changes: Any) -> dict[str, Any]:
             "aggregator": "gaussian",
             "canaries": 1000,
             "data": "digits",
+            "seed_origin": "os-entropy",
+            "trained_at": "2026-11-20T11:50:00+00:00",
+            "model_sha256": MODEL,
+        },
+        "policy": load_policy("standard").facts,
+        "provenance": {
+            "code": {"commit": COMMIT, "dirty": False},
+            "config_sha256": "c" * 64,
+            "command": "dpaudit run digits.toml --out runs/digits",
         },
         "environment": {"dpaudit": "0.1.0", "python": "3.11.2", "packages": {"numpy": "2.4.6", "tensorflow": None}},
         "curves": {

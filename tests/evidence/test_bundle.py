@@ -204,7 +204,7 @@ def test_large_files_are_refused_unread(folder: Path, monkeypatch: pytest.Monkey
         read_evidence(folder)
 
 
-@pytest.mark.parametrize("schema", ["dpaudit.evidence/v2", "dpaudit.gate/v1", None, 1])
+@pytest.mark.parametrize("schema", ["dpaudit.evidence/v3", "dpaudit.gate/v1", None, 1, ["dpaudit.evidence/v2"]])
 def test_unknown_schemas_are_refused(folder: Path, schema: object) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     with pytest.raises(EvidenceError, match="schema"):

@@ -108,7 +108,7 @@ def test_local_updates_equal_a_loop_over_clients_and_batches(make_config, blobs)
     runner = engines.FedAvgEngine(ClientFunctions(model, (4,)), data, training, root=1)
     weights = models.get_weights(model)
     units = np.array([0, 2, 5])
-    index, mask = runner._batches(np.random.default_rng(0), units)
+    index, mask = runner._batches(0, units)
     assert index.shape == (3, 4, 4)
     rows = runner._functions.local_updates(
         weights, tf.constant(data.x), tf.constant(data.y), index=index, mask=mask, learning_rate=0.3, seed=(0, 0)
@@ -158,7 +158,7 @@ def test_models_with_other_parameters_are_mapped(make_config, blobs, name):
     runner = engines.FedAvgEngine(ClientFunctions(model, (16,)), data, training, root=1)
     assert "clients mapped: " in runner.clipping_path
     weights, units = models.get_weights(model), np.array([0, 3])
-    index, mask = runner._batches(np.random.default_rng(0), units)
+    index, mask = runner._batches(0, units)
     rows = runner._functions.local_updates(
         weights, tf.constant(data.x), tf.constant(data.y), index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
     )
@@ -184,7 +184,7 @@ def test_every_client_uses_each_of_its_examples_once_per_epoch_in_a_new_order(ma
     training = make_config(client_level=True, training={"local_epochs": 3, "local_batch_size": 5}).training
     data = blobs(60, clients=6)
     runner = engines.FedAvgEngine(ClientFunctions(keras.Sequential(networks()["mlp"]), (16,)), data, training, root=1)
-    index, mask = runner._batches(np.random.default_rng(0), np.arange(6))
+    index, mask = runner._batches(0, np.arange(6))
     orders = index.reshape(6, 3, 10)
     assert mask.all()
     for client in range(6):

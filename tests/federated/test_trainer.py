@@ -296,9 +296,9 @@ def crash_at(monkeypatch, step):
     return lambda: count
 
 
-def crash_and_resume(make_config, data, folder, *, steps, client_level, aggregator):
+def crash_and_resume(make_config, data, folder, *, steps, client_level, **training):
     config = make_config(
-        client_level=client_level, training={"aggregator": aggregator, "dropout_rate": 0.1, "server_momentum": 0.5}
+        client_level=client_level, training={"dropout_rate": 0.1, "server_momentum": 0.5, **training}
     )
     unbroken = folder / "unbroken"
     go(config, data, unbroken)
@@ -333,10 +333,20 @@ def test_the_same_holds_for_client_level_and_aggregators_of_tensorflow_privacy(m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("client_level", "aggregator"), [(False, "gaussian"), (True, "tfp-gaussian"), (False, "tfp-adaptive-clip")]
+    ("client_level", "training"),
+    [
+        (False, {}),
+        (True, {"aggregator": "tfp-gaussian"}),
+        (False, {"aggregator": "tfp-adaptive-clip"}),
+        (True, {"sampler": "poisson-padded", "cohort_limit": 9, "server_optimizer": "adam"}),
+        (True, {"sampler": "without-replacement"}),
+        (True, {"sampler": "shuffle", "client_sampling_rate": 0.25}),
+        (True, {"algorithm": "dp-ftrl", "client_sampling_rate": 0.25}),
+        (True, {"algorithm": "dp-ftrl", "client_sampling_rate": 0.25, "aggregator": "tfp-tree"}),
+    ],
 )
-def test_fifty_crashes(make_config, data, tmp_path, client_level, aggregator):
-    crash_and_resume(make_config, data, tmp_path, steps=50, client_level=client_level, aggregator=aggregator)
+def test_fifty_crashes(make_config, data, tmp_path, client_level, training):
+    crash_and_resume(make_config, data, tmp_path, steps=50, client_level=client_level, **training)
 
 
 def test_ctrl_c_finishes_and_saves_the_round(make_config, data, tmp_path):

@@ -78,7 +78,7 @@ def test_exit_codes(
         assert document["schema"] == "dpaudit.gate/v1"
         assert document["status"] == status
         assert document["exit_code"] == expected
-        assert set(document["digests"]) == {"evidence", "policy"}
+        assert set(document["digests"]) == {"evidence", "policy", "policy_of_run"}
         assert len(document["written"]) == len(outputs)
     else:
         last = printed.strip().splitlines()[-1]

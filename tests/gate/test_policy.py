@@ -24,13 +24,20 @@ def test_profiles_load(profile: str) -> None:
 
 
 def test_profiles_are_ordered() -> None:
-    strict, standard, research = (load_policy(name) for name in PROFILES)
+    strict, standard, research, demonstration = (load_policy(name) for name in PROFILES)
     assert strict.audit.min_power > standard.audit.min_power > research.audit.min_power
     assert strict.evidence.max_age_days < standard.evidence.max_age_days < research.evidence.max_age_days
     assert set(strict.audit.families) < set(standard.audit.families)
     assert len(research.audit.checks) < len(standard.audit.checks)
     assert set(standard.audit.checks) <= set(strict.audit.checks)
-    assert len({policy.digest for policy in (strict, standard, research)}) == 3
+    assert len({policy.digest for policy in (strict, standard, research, demonstration)}) == 4
+    lenient = demonstration.values.evidence.model_copy(update={"allow_configured_seed": False})
+    assert demonstration.values.model_copy(update={"profile": "standard", "evidence": lenient}) == standard.values
+
+
+def test_strict_never_accepts_predictable_noise() -> None:
+    found = problems('profile = "strict"\n[evidence]\nallow_configured_seed = true\n')
+    assert "refused by the profile strict" in found
 
 
 def test_a_file_says_only_what_differs() -> None:

@@ -91,6 +91,22 @@ def trained(**changes: Any) -> Change:
     return lambda _, e: {"training": {k: v for k, v in {**e.training, **changes}.items() if v is not None}}
 
 
+def dated(*, evidence: int = 0, training: int = 0) -> Change:
+    """Evidence and training so many days older than they are."""
+
+    def change(f: ModuleType, e: Evidence) -> dict[str, Any]:
+        when = (f.CREATED - timedelta(days=training)).isoformat()
+        return {"created": f.CREATED - timedelta(days=evidence), "training": {**e.training, "trained_at": when}}
+
+    return change
+
+
+def made_by(**changes: Any) -> Change:
+    """Other code."""
+    code = {"commit": "0123456789abcdef", "dirty": False, **changes}
+    return lambda *_: {"provenance": {"code": code}}
+
+
 def nothing(_: ModuleType, __: Evidence) -> dict[str, Any]:
     return {}
 
@@ -327,7 +343,21 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
     ("DPA205", "no attack", attacked(), "", IDLE),
     ("DPA301", "honest", nothing, "", PASS),
     ("DPA301", "old", lambda f, _: {"created": f.CREATED - timedelta(days=90)}, "", FAIL),
-    ("DPA301", "just not too old", lambda f, _: {"created": f.CREATED - timedelta(days=87)}, "", PASS),
+    ("DPA301", "just not too old", dated(evidence=87, training=87), "", PASS),
+    ("DPA301", "old training, fresh evidence (a resumed audit)", dated(training=90), "", FAIL),
+    ("DPA301", "training not dated", trained(trained_at=None), "", PASS),
+    (
+        "DPA301",
+        "training not dated, but asked for",
+        trained(trained_at=None),
+        "[evidence]\nrequire_training_date = true",
+        UNCLEAR,
+    ),
+    ("DPA301", "training dated with nonsense", trained(trained_at="yesterday"), "", UNCLEAR),
+    ("DPA301", "training dated without a zone", trained(trained_at="2026-11-20T11:50:00"), "", UNCLEAR),
+    ("DPA301", "training dated with a number", trained(trained_at=20261120), "", UNCLEAR),
+    ("DPA301", "evidence made before the training ended", dated(training=-3), "", FAIL),
+    ("DPA301", "training from the future", dated(evidence=-30, training=-30), "", FAIL),
     ("DPA301", "from the future", lambda f, _: {"created": f.CREATED + timedelta(days=30)}, "", FAIL),
     ("DPA306", "honest", nothing, "", PASS),
     ("DPA306", "a round is missing", logged(rounds=29), "", FAIL),
@@ -335,6 +365,52 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
     ("DPA306", "rounds unknown", trained(rounds=None), "", UNCLEAR),
     ("DPA306", "rounds are no number", trained(rounds="30"), "", UNCLEAR),
     ("DPA306", "no ledger", NO_LEDGER, "", UNCLEAR),
+    ("DPA105", "drill inside the evidence", nothing, "", PASS),
+    ("DPA105", "drill not caught", checked("drill.half-noise", status=FAIL), "", FAIL),
+    ("DPA105", "drill not possible", checked("drill.half-noise", status=UNCLEAR), "", UNCLEAR),
+    ("DPA105", "drill skipped", checked("drill.half-noise", status=IDLE), "", UNCLEAR),
+    ("DPA105", "no drill", unchecked("drill."), "", IDLE),
+    ("DPA105", "no drill, asked for", unchecked("drill."), "[audit]\nrequire_fire_drill = true", UNCLEAR),
+    ("DPA105", "no drill, asked for as a check", unchecked("drill."), '[audit]\nchecks = ["drill."]', UNCLEAR),
+    ("DPA203", "alive", nothing, "", PASS),
+    ("DPA203", "dead", checked("attack.alive", status=FAIL), "", UNCLEAR),
+    ("DPA203", "not tried", checked("attack.alive", status=UNCLEAR), "", UNCLEAR),
+    ("DPA203", "not there", unchecked("attack.alive"), "", IDLE),
+    ("DPA203", "not there, asked for", unchecked("attack.alive"), "[attacks]\nrequire_alive = true", UNCLEAR),
+    ("DPA203", "not there, asked for as a check", unchecked("attack.alive"), '[audit]\nchecks = ["attack."]', UNCLEAR),
+    ("DPA203", "no attacks", attacked(), "", IDLE),
+    ("DPA204", "below the ceiling", nothing, "", PASS),
+    ("DPA204", "above the ceiling", checked("attack.worst_group", status=FAIL), "", FAIL),
+    ("DPA204", "groups too small", checked("attack.worst_group", status=UNCLEAR), "", UNCLEAR),
+    ("DPA204", "not there", unchecked("attack.worst_group"), "", IDLE),
+    (
+        "DPA204",
+        "not there, asked for",
+        unchecked("attack.worst_group"),
+        "[attacks]\nrequire_worst_group = true",
+        UNCLEAR,
+    ),
+    ("DPA303", "honest", nothing, "", PASS),
+    ("DPA303", "not recorded", lambda *_: {"provenance": None}, "", IDLE),
+    (
+        "DPA303",
+        "not recorded, asked for",
+        lambda *_: {"provenance": None},
+        "[evidence]\nrequire_provenance = true",
+        UNCLEAR,
+    ),
+    ("DPA303", "no commit, asked for", made_by(commit=None), "[evidence]\nrequire_provenance = true", UNCLEAR),
+    ("DPA303", "changed tree", made_by(dirty=True), "[evidence]\nrequire_clean_tree = true", FAIL),
+    ("DPA303", "perhaps changed tree", made_by(dirty=None), "[evidence]\nrequire_clean_tree = true", UNCLEAR),
+    ("DPA303", "changed tree that nobody minds", made_by(dirty=True), "", PASS),
+    ("DPA303", "planted fault", trained(noise_factor_planted=0.5), "", FAIL),
+    ("DPA303", "planted nonsense", trained(noise_factor_planted="none"), "", FAIL),
+    ("DPA307", "entropy", nothing, "", PASS),
+    ("DPA307", "configured", trained(seed_origin="configured"), "", FAIL),
+    ("DPA307", "configured, in research", trained(seed_origin="configured"), 'profile = "research"', IDLE),
+    ("DPA307", "configured, strict", trained(seed_origin="configured"), 'profile = "strict"', FAIL),
+    ("DPA307", "not recorded", trained(seed_origin=None), "", UNCLEAR),
+    ("DPA307", "something else", trained(seed_origin="moonlight"), "", UNCLEAR),
 ]
 
 
@@ -348,13 +424,17 @@ def test_status(
 
 
 def test_every_rule_is_tested_in_every_status_it_can_have() -> None:
-    never_fails = {"DPA103", "DPA205"}
+    never_fails = {"DPA103", "DPA203", "DPA205"}
     tested = {(rule, status) for rule, _, _, _, status in CASES}
-    other = {(rule, status) for rule in ("DPA002", "DPA401") for status in (PASS, FAIL, UNCLEAR)}  # tested below
+    other = {
+        (rule, status)
+        for rule in ("DPA002", "DPA302", "DPA304", "DPA401", "DPA402")
+        for status in (PASS, FAIL, UNCLEAR)
+    }  # tested below
     for rule in RULES:
         assert (rule.code, PASS) in tested | other
         assert (rule.code, FAIL) in tested | other or rule.code in never_fails
-        assert (rule.code, UNCLEAR) in tested | other or rule.code == "DPA301"
+        assert (rule.code, UNCLEAR) in tested | other
 
 
 def test_codes_of_rules_and_policy_agree() -> None:

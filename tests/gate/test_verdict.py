@@ -54,7 +54,8 @@ def test_an_honest_bundle_passes(factory: ModuleType, honest: Evidence) -> None:
     verdict = judge(factory, honest)
     assert verdict.status == PASS
     assert verdict.exit_code == EXIT_PASS
-    assert verdict.digests == {"evidence": honest.digest, "policy": load_policy("standard").digest}
+    standard = load_policy("standard").digest
+    assert verdict.digests == {"evidence": honest.digest, "policy": standard, "policy_of_run": standard}
     assert verdict.date == "2026-11-23"
     assert verdict.profile == "standard"
     assert [finding.rule for finding in verdict.findings] == list(CODES)

@@ -93,11 +93,11 @@ def _remember_accounting(patch: pytest.MonkeyPatch, known: dict[str, Any]) -> No
     """Keep the answers of the accountants, by everything that they depend on."""
     noise_for, summarize, comparable = design.noise_for, accounting.summarize, membership.comparable.check_comparable
 
-    def remembered_noise(settings: config.RunConfig, epsilon: float) -> float:
+    def remembered_noise(settings: config.RunConfig, epsilon: float, **options: Any) -> float:
         training = settings.training.model_dump(exclude={"noise_multiplier"})
-        key = _key("noise", settings.claim.model_dump(), training, epsilon)
+        key = _key("noise", settings.claim.model_dump(), training, epsilon, sorted(options.items()))
         if key not in known:
-            known[key] = noise_for(settings, epsilon)
+            known[key] = noise_for(settings, epsilon, **options)
         return float(known[key])
 
     def remembered_summary(ledger: PrivacyLedger, **options: Any) -> Any:
@@ -141,7 +141,7 @@ def run_small(fast_accounting: None, tmp_path: Path) -> Run:
         seed: int = 1,
         *,
         shape: str = "example",
-        policy: str = "standard",
+        policy: str = "demonstration",
         resume: bool = False,
         noise_multiplier: float | None = None,
     ) -> pipeline.Outcome:

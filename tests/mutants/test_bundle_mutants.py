@@ -36,7 +36,7 @@ def honest(fast_accounting, small_config, tmp_path_factory) -> dict[str, Path]:
         outcome = pipeline.run(
             small_config(seed, noise_multiplier=noise),
             out,
-            policy=load_policy("standard"),
+            policy=load_policy("demonstration"),
             resume=False,
             today=datetime.now(UTC).date(),
             reporter=Quiet(),
@@ -50,7 +50,7 @@ def judge(folder: Path) -> Verdict:
     fresh = None
     if bundle.ledger is not None:
         fresh = accounting.summarize(bundle.ledger, delta=bundle.claim.delta, relation=bundle.claim.relation)
-    return gate.evaluate(bundle, load_policy("standard"), today=datetime.now(UTC).date(), recomputed=fresh)
+    return gate.evaluate(bundle, load_policy("demonstration"), today=datetime.now(UTC).date(), recomputed=fresh)
 
 
 def seal(folder: Path) -> None:

@@ -156,7 +156,7 @@ def test_github_annotations(judged: tuple[Evidence, Verdict, Policy]) -> None:
     bundle, verdict, policy = judged
     found = commands(reports.render("github", bundle, verdict, policy=policy))
     assert [kind for kind, _, _ in found] == ["error", "warning", "notice"]
-    assert found[0][1] == {"file": "dpaudit.toml", "line": "3", "title": "DPA101 audit contradicts"}
+    assert found[0][1] == {"file": "dpaudit.toml", "line": "3", "title": "DPA101 audit lower bound"}
     assert "100 % confidence" not in found[0][2]
     assert "95 % confidence" in found[0][2]
 

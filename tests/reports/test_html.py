@@ -16,7 +16,7 @@ from dpaudit.evidence import Evidence
 from dpaudit.gate import evaluate
 from dpaudit.policy import parse_policy
 from dpaudit.records import RatePoint, Status, Verdict
-from dpaudit.reports import figures, plots
+from dpaudit.reports import checklist, figures, plots, plots_audit
 from dpaudit.reports.pdf import BROWSERS
 from dpaudit.reports.sentences import REFUTING, Standing, Story
 
@@ -222,7 +222,10 @@ def planted(factory: ModuleType, honest: Evidence) -> dict[str, dict[str, Any]]:
         "DPA101": {"bounds": (factory.bound(epsilon=7.5),)},
         "DPA102": {"checks": fails("sampling.rate")},
         "DPA202": {"attacks": (factory.attack(tpr_at_fpr=high),)},
+        "DPA204": {"checks": fails("attack.worst_group")},
+        "DPA303": {"training": {**honest.training, "noise_factor_planted": 0.5}},
         "DPA306": {"training": {**honest.training, "rounds": 40}},
+        "DPA307": {"training": {**honest.training, "seed_origin": "configured"}},
     }
 
 
@@ -234,7 +237,12 @@ REASSURING = (
 )
 
 
-@pytest.mark.parametrize("rule", ["DPA001", "DPA003", "DPA007", "DPA101", "DPA102", "DPA202", "DPA306"])
+PLANTED = (
+    "DPA001", "DPA003", "DPA007", "DPA101", "DPA102", "DPA202", "DPA204", "DPA303", "DPA306", "DPA307",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", PLANTED)
 def test_no_sentence_reassures_against_the_verdict(factory: ModuleType, honest: Evidence, rule: str) -> None:
     bundle = factory.edited(honest, **planted(factory, honest)[rule])
     verdict = judge(factory, bundle)
@@ -253,6 +261,7 @@ def test_no_sentence_reassures_against_the_verdict(factory: ModuleType, honest: 
 
 
 OWN = {
+    "DPA204": ("stays below what the accounting allows", "Attacks do better against one group"),
     "DPA007": ("look like what the ledger says", "not what the ledger says"),
     "DPA101": ("the audit does not contradict it", "The audit contradicts the claim"),
     "DPA202": ("No attack was shown to do better", "An attack does better than any attack could"),
@@ -315,7 +324,7 @@ def test_drawings_are_the_same_every_time(honest: Evidence) -> None:
 def test_every_plot_has_words_and_a_table(honest: Evidence) -> None:
     made = [
         plots.trade_off(honest), plots.roc(honest), plots.rounds(honest), plots.canary_histogram(honest),
-        plots.ladder(honest), plots.profile(honest), *plots.attack_histograms(honest),
+        plots_audit.ladder(honest), plots.profile(honest), *plots.attack_histograms(honest),
     ]  # fmt: skip
     for plot in made:
         assert plot is not None
@@ -342,3 +351,67 @@ def test_pdf_is_tagged_and_has_the_language(factory: ModuleType, honest: Evidenc
     assert b"/StructTreeRoot" in data
     assert b"/Lang" in data
     assert 20_000 < len(data) < 2_000_000
+
+
+NEW = {
+    "DPA105": ("drill.half-noise", "A fault that was planted on purpose was caught.", "was not caught"),
+    "DPA203": ("attack.alive", "were seen to win on a model without noise", "was not seen to win where it must"),
+    "DPA204": ("attack.worst_group", "stays below what the accounting allows", "Attacks do better against one group"),
+}
+
+
+@pytest.mark.parametrize("rule", list(NEW))
+@pytest.mark.parametrize("status", [Status.FAIL, Status.INCONCLUSIVE, Status.NOT_RUN, None])
+def test_sentences_about_checks_follow_their_findings(
+    factory: ModuleType, honest: Evidence, rule: str, status: Status | None
+) -> None:
+    """Planted contradictions: whatever the check says, or its absence, no reassuring sentence survives it."""
+    identity, good, bad = NEW[rule]
+    others = tuple(check for check in honest.checks if check.id != identity)
+    planted_check = () if status is None else (factory.check(identity, status=status),)
+    bundle = factory.edited(honest, checks=(*others, *planted_check))
+    verdict = judge(factory, bundle)
+    page = Page(reports.render("html", bundle, verdict)).words
+    markdown = reports.render_report("md", bundle, verdict)
+    assert good in Page(reports.render("html", honest, judge(factory, honest))).words
+    for shown in (page, str(markdown)):
+        assert good not in shown
+    if status == Status.FAIL:
+        assert bad in page
+
+
+def test_the_checklist_says_no_more_than_the_findings(factory: ModuleType, honest: Evidence) -> None:
+    """Every row with rules behind it is confirmed only if each of them passed; what evidence cannot hold is open."""
+    for rule in ("", *PLANTED):
+        bundle = factory.edited(honest, **planted(factory, honest)[rule]) if rule else honest
+        verdict = judge(factory, bundle)
+        statuses = {finding.rule: finding.status for finding in verdict.findings}
+        for _, answer, rules in checklist.checklist(bundle, verdict).rows:
+            named = [code for code in rules.split(", ") if code.startswith("DPA")]
+            if named:
+                assert ("confirmed" in answer) == all(statuses[code] == Status.PASS for code in named)
+                assert ("refuted" in answer) == any(statuses[code] == Status.FAIL for code in named)
+            else:
+                assert answer.startswith(("not answered", "in part"))
+
+
+def test_waivers_have_a_table_of_their_own(factory: ModuleType, honest: Evidence) -> None:
+    assert checklist.waivers(judge(factory, honest)) is None
+    text = '[[waiver]]\nrule = "{}"\nreason = "checked by hand"\nticket = "T"\nowner = "me"\nexpires = 2026-12-01\n'
+    policy = parse_policy(text.format("DPA103") + text.format("DPA002"), source="x")
+    bundle = factory.edited(honest, powers=())
+    verdict = evaluate(bundle, policy, today=factory.TODAY, recomputed=factory.fresh(bundle))
+    table = checklist.waivers(verdict)
+    assert table is not None
+    assert [(rule, status) for rule, status, _ in table.rows] == [
+        ("DPA103", "waived"), ("DPA904", "pass"), ("DPA902", "pass"),
+    ]  # fmt: skip
+    words = Page(reports.render("html", bundle, verdict)).words
+    assert "waived to 2026-12-01 by me (T): checked by hand" in words
+    assert "Waivers: who answers for what" in words
+
+
+def test_commands_to_reproduce(factory: ModuleType, honest: Evidence) -> None:
+    words = Page(reports.render("html", honest, judge(factory, honest))).words
+    assert "dpaudit run digits.toml --out runs/digits" in words
+    assert "dpaudit gate EVIDENCE --policy standard --now 2026-11-23" in words

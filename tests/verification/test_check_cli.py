@@ -212,3 +212,54 @@ def test_mechanism(tmp_path, monkeypatch, capsys):
     ]:
         assert what in call(capsys, "mechanism", *arguments, code=2)["error"]["message"]
     assert call(capsys, "mechanism", f"{MECHANISMS}:constant", "--epsilon", 1, "--max-pairs", 3000, code=0)
+
+
+def test_mechanism_claims(tmp_path, monkeypatch, capsys):
+    (tmp_path / "more_mechanisms.py").write_text(
+        "from dpaudit.verification import subject_mechanisms as s, neighbours\n"
+        "honest, broken = s.gaussian(1.0), s.gaussian(0.4)\n"
+        "def bare(d, n, rng): return d + 0.5 * rng.laplace(size=n)\n"
+        "strategy = neighbours.sums(largest=5.0)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    name = "more_mechanisms"
+    document = call(capsys, "mechanism", f"{name}:broken", "--renyi", 2, 1, code=1)
+    assert document["refuted"] == ["(2, 1)-Renyi DP"]
+    profile = tmp_path / "profile.json"
+    assert dpaudit(["account", "--noise-multiplier", "1", "--steps", "1", "--sampling-rate", "1", "--delta", "1e-5",
+                    "--json"]) == 0  # fmt: skip
+    profile.write_text(capsys.readouterr().out)
+    assert call(capsys, "mechanism", f"{name}:broken", "--profile", profile, code=1)["claim"] == (
+        "the profile of profile.json"
+    )
+    assert call(capsys, "mechanism", f"{name}:honest", "--profile", profile, "--max-pairs", 5000, code=0)
+    document = call(capsys, "mechanism", f"{name}:broken", "--mu", 1, "--delta", 1e-5, "--fixed", code=1)
+    assert 4 < document["epsilon_at_least"] < 13
+    document = call(
+        capsys, "mechanism", f"{name}:bare", "--pairs", f"{name}:strategy", "--search", 5, "--epsilon", 1, code=1
+    )
+    assert "5 pair(s)" in document["checks"][0]["detail"]
+    profile.write_text('{"profile": 3}')
+    for arguments, what in [
+        (["--profile", profile], "profile"),
+        (["--profile", tmp_path / "missing.json"], "missing.json"),
+        (["--renyi", 1, 1], "order"),
+        (["--mu", 1, "--renyi", 2, 1], "either"),
+    ]:
+        assert what in call(capsys, "mechanism", f"{name}:honest", *arguments, code=2)["error"]["message"]
+
+
+def test_sampling_against_a_ledger(tmp_path, capsys):
+    rng, units, size = np.random.default_rng(0), 200, 20
+    noise = ev.Gaussian(noise_multiplier=1.0)
+    ledger = PrivacyLedger(tmp_path / "l.jsonl", noise_multiplier=1.0)
+    ledger.record(ev.SampledWithoutReplacement(population=units, sample_size=size, event=noise), round=0)
+    write(tmp_path / "batches.jsonl", [rng.permutation(units)[:size] for _ in range(60)], units)
+    arguments = ("sampling", tmp_path / "batches.jsonl", "--ledger", tmp_path / "l.jsonl")
+    document = call(capsys, *arguments, code=0)
+    assert document["sampler"] == "SampledWithoutReplacement"
+    assert document["population"] == units
+    write(tmp_path / "batches.jsonl", [b for _ in range(6) for b in rng.permutation(units).reshape(-1, size)], units)
+    assert call(capsys, *arguments, code=1)["refuted"]
+    assert call(capsys, "sampling", tmp_path / "batches.jsonl", "--sampling-rate", 0.1, code=1)
+    assert "either" in call(capsys, *arguments, "--sampling-rate", 0.1, code=2)["error"]["message"]

@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import binom, norm
 
 from dpaudit.errors import UsageError
 from dpaudit.records import Status
-from dpaudit.verification import Neighbours, PrivacyClaim, check_mechanism
+from dpaudit.verification import Neighbours, PrivacyClaim, _scorers, check_mechanism, neighbours
 from dpaudit.verification import subject_mechanisms as subjects
-from dpaudit.verification._learn import as_samples, granularity
+from dpaudit.verification._learn import as_samples
+from dpaudit.verification._scorers import granularity
 
-PAIR = subjects.NUMBER
+PAIR = subjects.SUMS
 
 
 def check(subject, epsilon=None, **options):
@@ -22,31 +24,31 @@ def check(subject, epsilon=None, **options):
 
 @pytest.mark.parametrize("name", subjects.BROKEN)
 def test_broken_mechanisms_are_refuted(name):
-    subject, epsilon = subjects.BROKEN[name]
-    result = check(subject, epsilon, seed=1, max_pairs=60_000)
+    subject, claim = subjects.BROKEN[name]
+    result = check(subject, claim=claim, seed=1, max_pairs=60_000)
     assert result.status == Status.FAIL, result.detail
-    assert result.refuted == f"{epsilon:g}-DP"
+    assert result.refuted == claim.text
     assert result.p_value <= 0.01
     assert result.statistic >= result.threshold
 
 
 @pytest.mark.parametrize("name", subjects.HONEST)
 def test_honest_mechanisms_pass(name):
-    subject, epsilon = subjects.HONEST[name]
-    result = check(subject, epsilon, seed=3, max_pairs=6000)
+    subject, claim = subjects.HONEST[name]
+    result = check(subject, claim=claim, seed=3, max_pairs=6000)
     assert result.status == Status.PASS, result.detail
     assert result.n == 6000
 
 
 @pytest.mark.slow
-@pytest.mark.statistical(failure_probability=1e-5)
-@pytest.mark.parametrize("name", ["laplace", "geometric", "noisy max", "PATE vote"])
+@pytest.mark.statistical(failure_probability=2e-5)
+@pytest.mark.parametrize("name", [*subjects.HONEST, *subjects.HONEST_ROUNDED])
 def test_false_alarms(name):
     """At the very edge: these mechanisms spend all of the epsilon that they claim."""
-    subject, epsilon = subjects.HONEST[name]
-    runs, level = 1000, 0.05
+    subject, claim = (subjects.HONEST | subjects.HONEST_ROUNDED)[name]
+    runs, level, bits = 300, 0.1, name in subjects.HONEST_ROUNDED  # benchmarks/verification.py does 1,000
     alarms = sum(
-        check(subject, epsilon, seed=seed, significance=level, max_pairs=1500).status == Status.FAIL
+        check(subject, claim=claim, seed=seed, significance=level, max_pairs=600, float_bits=bits).status == Status.FAIL
         for seed in range(runs)
     )
     assert alarms <= binom.isf(1e-6, runs, level)
@@ -122,12 +124,44 @@ def test_the_profile_of_a_renyi_claim_is_never_below_the_truth(order, sigma):
 
 
 def test_holes_of_floating_point_are_looked_for_on_request():
-    naive, rounded = subjects.laplace(1.0), subjects.snapped_laplace(1.0)
-    assert check(naive, 1.0, seed=1, max_pairs=3000).status == Status.PASS
-    found = check(naive, 1.0, seed=1, max_pairs=3000, float_bits=True)
+    for name, (naive, claim) in subjects.ROUNDED.items():
+        assert check(naive, claim=claim, seed=1, max_pairs=3000).status == Status.PASS, name
+        found = check(naive, claim=claim, seed=1, max_pairs=6000, float_bits=True)
+        assert found.status == Status.FAIL, name
+        assert "bit" in found.detail
+    rounded, claim = subjects.HONEST_ROUNDED["snapped laplace"]
+    assert check(rounded, claim=claim, seed=1, max_pairs=3000, float_bits=True).status == Status.PASS
+
+
+def test_classifiers_on_the_bits_alone_find_them(monkeypatch):
+    """Without the feature made for this purpose, logistic regression or boosting on the 64 bits do."""
+    monkeypatch.setattr(_scorers, "_fineness", lambda width: [])
+    naive, claim = subjects.ROUNDED["naive laplace"]
+    found = check(naive, claim=claim, seed=1, max_pairs=20_000, float_bits=True)
     assert found.status == Status.FAIL
-    assert "last bit" in found.detail
-    assert check(rounded, 1.01, seed=1, max_pairs=3000, float_bits=True).status == Status.PASS
+    assert "of the bits" in found.detail
+
+
+def test_bits():
+    found = _scorers.bits(np.array([[1.0, 0.0], [-2.0, 0.0], [0.0, 1.0]]))
+    assert found.shape == (3, 64)
+    assert found[0].astype(int).tolist() == [0, 0] + [1] * 10 + [0] * 52
+    assert found[1].astype(int).tolist() == [1, 1] + [0] * 62
+    assert not found[2].any()
+
+
+def test_learned_events_of_several_outputs(monkeypatch):
+    """A leak that no single output shows: whether two signs agree."""
+    monkeypatch.setattr(_scorers, "_categories", lambda x, y: [])
+
+    def signs(d, n, rng):
+        first, sizes = rng.choice([-1.0, 1.0], n), np.abs(rng.standard_normal((2, n)))
+        agree = rng.random(n) < (0.95 if d else 0.5)
+        return np.stack([sizes[0] * first, sizes[1] * np.where(agree, first, -first)], axis=1)
+
+    result = check_mechanism(signs, PAIR, 0.5, seed=1)
+    assert result.status == Status.FAIL
+    assert "gradient boosting of the values" in result.detail
 
 
 def test_granularity():
@@ -144,6 +178,58 @@ def test_the_error_is_shared_by_all_data_sets_that_are_tried():
     assert "telling" in result.detail
     assert "21 pair(s)" in result.detail
     assert result.n > check_mechanism(subjects.laplace(0.5).mechanism, telling, 1.0, seed=1).n
+
+
+@pytest.mark.parametrize(
+    ("subject", "strategy"),
+    [
+        (subjects.laplace(0.5), neighbours.sums(largest=10.0)),
+        (subjects.noisy_max(1.0, "index-halved-noise"), neighbours.counts(5)),
+        (subjects.sparse_vector(1.0, 5), neighbours.counts(8, largest=1)),
+    ],
+    ids=["sums", "counts", "streams"],
+)
+def test_strategies_find_telling_pairs(subject, strategy):
+    found = check_mechanism(subject.mechanism, strategy, 1.0, seed=1, max_pairs=60_000)
+    assert found.status == Status.FAIL, found.detail
+    assert "24 pair(s)" in found.detail
+
+
+def test_hypothesis_strategies_are_searched():
+    one = st.builds(lambda n, d: Neighbours(first=float(n), second=float(n + d)), st.integers(-5, 5), st.just(1))
+    found = check_mechanism(subjects.laplace(0.5).mechanism, one, 1.0, seed=1, search=6)
+    assert found.status == Status.FAIL
+    assert found == check_mechanism(subjects.laplace(0.5).mechanism, one, 1.0, seed=1, search=6)
+    plain = st.tuples(st.just(0.0), st.just(1.0))
+    assert "1 pair(s)" in check_mechanism(subjects.laplace(1.0).mechanism, plain, 1.0, max_pairs=2000).detail
+
+
+@pytest.mark.statistical(failure_probability=1e-6)
+def test_false_alarms_of_a_search():
+    runs, level = 40, 0.2
+    subject, strategy = subjects.geometric(1.0), neighbours.sums(largest=5.0)
+    alarms = sum(
+        check_mechanism(subject.mechanism, strategy, 1.0, seed=s, significance=level, search=4, max_pairs=600).status
+        == Status.FAIL
+        for s in range(runs)
+    )
+    assert alarms <= binom.isf(1e-6, runs, level)
+
+
+def test_what_strategies_draw_are_neighbours():
+    rng = np.random.default_rng(0)
+    for change, limit in (("one", 1), ("all", 6), ("any", 6)):
+        for _ in range(50):
+            pair = neighbours.counts(6, change=change)(rng)
+            moved = np.abs(pair.first - pair.second)
+            assert moved.max() <= 1
+            assert np.count_nonzero(moved) <= limit
+    for relation, more in (("add", 1), ("replace", 0)):
+        for _ in range(50):
+            pair = neighbours.records(lambda r: int(r.integers(9)), relation=relation)(rng)
+            assert len(pair.second) == len(pair.first) + more
+    pair = neighbours.sums(sensitivity=2.0)(rng)
+    assert pair.second - pair.first == pytest.approx(2.0)
 
 
 def test_too_few_outputs_are_inconclusive():
@@ -171,7 +257,7 @@ def test_the_minimum_detectable_excess_is_found():
     """A mechanism with exactly that excess on its one event: found in at least 99 % of runs."""
     n, runs = 2000, 60
     excess = check(subjects.geometric(1.0), 1.0, max_pairs=n).minimum_detectable
-    q = 0.05
+    q = 1 / (1 + math.e**2)
     p = math.e * q + excess
 
     def leaks(d, n, rng):

@@ -45,7 +45,9 @@ MUTANTS = {
         S.OneKeyForAll, S.RowsRepeat, S.SameNoiseEveryStep, S.RestoreReplaysNoise, S.WorkersShareSeed, S.SparseNoise,
     ],
     "step.noise-shape": [S.LaplaceNoise, S.UniformNoise, S.TruncatedNoise],
-    "step.denominator": [S.ActualBatch, S.NoiseForThoseWhoCame, S.NoEmptyBatch, S.EmptyBatchSkipped, M.ActualBatch],
+    "step.denominator": [
+        S.ActualBatch, S.NoiseForThoseWhoCame, S.MeanOfThoseWhoCame, S.NoEmptyBatch, S.EmptyBatchSkipped, M.ActualBatch,
+    ],
     "step.robust": [S.NanComesThrough, S.ZeroCrashes, M.NanComesThrough],
     "step.carry-over": [S.LeftOver],
     "step.adaptive-clip": [S.AdaptiveInverted],
@@ -104,7 +106,7 @@ def test_honest_steps_pass(honest):
 @pytest.mark.statistical(failure_probability=1e-6)
 @pytest.mark.parametrize("honest", [S.Server, M.Model], ids=lambda c: c.__name__)
 def test_total_false_alarm(honest):
-    runs = 1000
+    runs = 400
     alarms = sum(bool(failed(by_id(honest.step, seed=1000 * run))) for run in range(runs))
     assert alarms <= binom.isf(1e-6, runs, 0.01)
 
@@ -115,6 +117,28 @@ def test_what_cannot_be_tested_is_inconclusive(subject, check):
     assert results[check].status == Status.INCONCLUSIVE
     assert not failed(results)
     assert "step.sensitivity" not in results or results["step.sensitivity"].status == Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("subject", [S.NotSeeded, S.SharedGenerator], ids=lambda c: c.__name__)
+def test_gross_faults_are_seen_without_common_random_numbers(subject):
+    broken = type("Broken", (subject, S.NoClip), {})
+    result = by_id(broken.step)["step.sensitivity"]
+    assert result.status == Status.FAIL, result.detail
+    assert result.statistic > 1000
+    assert 0.9 < by_id(subject.step)["step.sensitivity"].minimum_detectable < 1
+
+
+@pytest.mark.parametrize("honest", HONEST, ids=lambda c: c.__name__)
+def test_every_check_says_what_it_could_have_seen(honest):
+    silent = {"step.robust", "step.adaptive-clip"}  # not a matter of more or less
+    for result in by_id(honest.step).values():
+        assert result.id in silent or result.minimum_detectable is not None, result.id
+
+
+def test_what_comes_with_half_the_batch_is_weighed():
+    result = by_id(S.MeanOfThoseWhoCame.step)["step.denominator"]
+    assert "one unit counts" in result.detail
+    assert "times as large" not in result.detail
 
 
 def test_a_sampled_release_hides_little_from_other_seeds():

@@ -1,0 +1,82 @@
+"""Rounds as the canary audit reads them: independent noisy sums, with who could be in each and who was.
+
+With a noise draw per round a round is such a sum as it stands. The rounds of a tree (dp-ftrl) share noise; from the
+sums over a tree's rounds follows one sum per node with noise of its own, which is a sum over a block of rounds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit.config import RunConfig
+from dpaudit.errors import DataError
+from dpaudit.events import TreeAggregation
+from dpaudit.federated.data import FederatedData
+from dpaudit.federated.run_files import TrainingRun, load_slots
+from dpaudit.ledger import PrivacyLedger
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.floating]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Releases:
+    """Independent noisy sums: `observations`, `eligible` and `present`, all (releases, m).
+
+    `eligible` is what everybody may know: whether the canary could be in this sum. `plain` marks the rounds whose
+    noise is one fresh draw (all, but for trees).
+    """
+
+    observations: Floats
+    eligible: Bools
+    present: Bools
+    plain: Bools
+
+
+def tree_starts(ledger: PrivacyLedger, rounds: int) -> Ints:
+    """Return the first round of the tree that each round belongs to, by the last attempt of each round."""
+    begins = np.zeros(rounds, dtype=np.bool_)
+    for entry in ledger.events():
+        number = entry.facts.get("round")
+        if isinstance(number, int) and number < rounds:
+            begins[number] = isinstance(entry.event, TreeAggregation)
+    return np.maximum.accumulate(np.where(begins, np.arange(rounds), 0))
+
+
+def node_sizes(starts: Ints) -> Ints:
+    """Return how many rounds the node covers that each round completes: the lowest bit of its position in the tree."""
+    position = np.arange(starts.size) - starts + 1
+    return np.asarray(position & -position)
+
+
+def over_nodes(values: NDArray[np.generic], starts: Ints) -> NDArray[np.float64]:
+    """Return, for each round, the sum of `values` (rounds, ...) over the rounds of the node that it completes."""
+    total = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0, dtype=np.float64)])
+    ends = np.arange(1, len(values) + 1)
+    return np.asarray(total[ends] - total[ends - node_sizes(starts)])
+
+
+def releases_of(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, present: Bools) -> Releases:
+    """Return the releases of a run; `present` (rounds, m) says which canaries took part in each round."""
+    eligible, slots = run.canary_eligible(), load_slots(run.out)
+    if slots is not None and config.training.sampler == "shuffle":  # no credit for the shuffle: it may be public
+        eligible = eligible & slots[1][:, run.units :]
+    everything = np.ones(run.rounds_done, dtype=np.bool_)
+    if config.training.algorithm != "dp-ftrl":
+        return Releases(observations=run.observations, eligible=eligible, present=present, plain=everything)
+    starts = tree_starts(ledger, run.rounds_done)
+    return Releases(
+        observations=over_nodes(np.asarray(run.observations), starts),
+        eligible=over_nodes(eligible, starts) > 0,
+        present=over_nodes(present, starts) > 0,
+        plain=node_sizes(starts) == 1,
+    )
+
+
+def client_ids(data: FederatedData) -> NDArray[np.int64]:
+    """Return the client of each training example; raise DataError when the data do not say."""
+    if data.train.client is None:
+        raise DataError("the training data came without client ids; partition them.")
+    return data.train.client.astype(np.int64)
