@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/attacks.py [--peers PYTHON]
 
 PYTHON is the interpreter of an environment of its own that holds the peers (see attacks_peers.py); both sides get the
-same arrays from the same seed, and CPU seconds of one call are compared. The peers' scores are compared with ours, too.
+same arrays from the same seed, and CPU seconds of one call are compared. Agreement is tested in tests/attacks.
 """
 
 import json
@@ -45,45 +45,38 @@ def peak(call):
 
 
 def ours():
-    rows, scores = [], {}
+    rows = []
     target, reference, inside = lira_input(SIZES["lira"])
-    found, cpu, wall = timed(lambda: lira_scores(target, reference, inside, variance="per-unit"))
+    _, cpu, wall = timed(lambda: lira_scores(target, reference, inside, variance="per-unit"))
     rows.append(("LiRA online, 1e5 examples x 64 models, variance per example", "dpaudit", cpu, wall, None))
-    scores["lira"] = found
     given = rmia_input(SIZES["rmia"])
     _, cpu, wall = timed(lambda: rmia(*given))
     rows.append(("RMIA offline, n = z = 1e5, 8 reference models", "dpaudit", cpu, wall, peak(lambda: rmia(*given))))
     given = rmia_input(SIZES["rmia-peer"])
-    found, cpu, wall = timed(lambda: rmia(*given))
+    _, cpu, wall = timed(lambda: rmia(*given))
     rows.append(("RMIA offline, n = z = 1e4, 8 reference models", "dpaudit", cpu, wall, peak(lambda: rmia(*given))))
-    scores["rmia-peer"] = found
     given = rmia_input(1_000_000)
     _, cpu, wall = timed(lambda: rmia(*given))
     rows.append(("RMIA offline, n = z = 1e6, 8 reference models", "dpaudit", cpu, wall, None))
     given = quantile_input(SIZES["quantile"])
     _, cpu, wall = timed(lambda: quantile_scores(*given))
     rows.append(("quantile regression, 1e5 x 64 features, two quantiles", "dpaudit", cpu, wall, None))
-    return rows, scores
+    return rows
 
 
 def peers(python):
-    """Ask the peers' interpreter; it prints one JSON line and leaves scores in a file."""
+    """Ask the peers' interpreter; it prints one JSON line."""
     script = Path(__file__).with_name("attacks_peers.py")
     done = subprocess.run([python, str(script)], capture_output=True, text=True, check=False)
     if done.returncode:
-        return [("peers", f"failed: {done.stderr[-300:]}", None, None, None)], {}
-    document = json.loads(done.stdout.splitlines()[-1])
-    return [tuple(row) for row in document["rows"]], {k: np.array(v) for k, v in document["scores"].items()}
+        return [("peers", f"failed: {done.stderr[-300:]}", None, None, None)]
+    return [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])["rows"]]
 
 
 def main():
-    rows, scores = ours()
+    rows = ours()
     if "--peers" in sys.argv:
-        theirs, other = peers(sys.argv[sys.argv.index("--peers") + 1])
-        rows += theirs
-        for name, values in other.items():
-            gap = float(np.max(np.abs(scores[name][: values.size] - values)))
-            rows.append((f"largest difference of scores, {name}", f"{gap:.2e}", None, None, None))
+        rows += peers(sys.argv[sys.argv.index("--peers") + 1])
     print("| what | who | CPU s | wall s | peak MiB |\n| --- | --- | --- | --- | --- |")
     for what, who, *numbers in sorted(rows, key=lambda row: row[0]):
         print(f"| {what} | {who} | " + " | ".join("" if n is None else f"{n:.3g}" for n in numbers) + " |")

@@ -130,9 +130,11 @@ class Worker:
         self.steps: dict[str, Any] = {"(all)": "the process died"} if answer is None else answer["steps"]
 
     def _answer(self) -> Any:
-        stream = self._process.stdout
-        line = stream.readline() if stream else ""
-        return json.loads(line) if line.startswith(("{", "[")) else (self._answer() if line else None)
+        """Return the next line of JSON; None when the process has ended."""
+        for line in self._process.stdout or []:
+            if line.startswith(("{", "[")):
+                return json.loads(line)
+        return None
 
     def measure(self, name: str, count: int) -> tuple[float, float] | None:
         if self._process.stdin is None:
@@ -203,7 +205,15 @@ def rounds(options: argparse.Namespace, threads: int) -> None:
         "pfl": [str(pfl), str(HERE / "federated_peers_pfl.py"), str(threads)] if pfl else None,
     }
     workers = {key: Worker(command, threads=threads) for key, command in commands.items() if command}
-    head = ("20 rounds, 200 clients x 100 x 64, MLP 64-32-10, cohort 50", "with", "what", "wall ms", "CPU ms", "", "")
+    head = (
+        "20 rounds, 200 clients x 100 x 64, MLP 64-32-10, cohort 50",
+        "with",
+        "what",
+        "wall ms",
+        "CPU ms",
+        "of its own",
+        "of dpaudit's wall",
+    )
     base = "private rounds"
     table(head, compare(workers, repetitions=options.repetitions, title="client level", base=base))
     for worker in workers.values():

@@ -1,5 +1,7 @@
 """Whole rounds of federated_peers.py in pfl 0.6.0: its simulated backend, FedAvg, Gaussian mechanism, Keras 2."""
 
+import contextlib
+import io
 import os
 import sys
 
@@ -45,10 +47,11 @@ def main() -> None:
         parameters = NNAlgorithmParams(
             central_num_iterations=20, evaluation_frequency=10**6, train_cohort_size=50, val_cohort_size=0
         )
-        FederatedAveraging().run(
-            backend=backend, model=model, algorithm_params=parameters, model_train_params=train,
-            model_eval_params=NNEvalHyperParams(local_batch_size=None), callbacks=[],
-        )  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its metrics
+            FederatedAveraging().run(
+                backend=backend, model=model, algorithm_params=parameters, model_train_params=train,
+                model_eval_params=NNEvalHyperParams(local_batch_size=None), callbacks=[],
+            )  # fmt: skip
 
     serve({"private rounds": twenty}, about="pfl 0.6.0, fixed cohort, clip, noise, no ledger")
 

@@ -242,10 +242,43 @@ def rounds(repetitions: int) -> None:
     table(head, rows_of(results, "vectorized_map", "1,348 examples, 50 clients, MLP 64-64-10 (the main example)"))
 
 
+def cnn(repetitions: int) -> None:
+    """Local SGD of 10 clients of 100 examples, beside plain SGD over the same 1,000 examples at once: the limit."""
+    import keras
+    import tensorflow as tf
+
+    from dpaudit.federated import clients, models
+
+    clients.deterministic_tensorflow()
+    layers, rng = keras.layers, np.random.default_rng(0)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)), layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(), layers.Flatten(), layers.Dense(10),
+        ]
+    )  # fmt: skip
+    functions, weights = clients.ClientFunctions(model, (28, 28, 1)), models.get_weights(model)
+    x = tf.constant(rng.standard_normal((1000, 28, 28, 1)), tf.float32)
+    y, start = tf.constant(rng.integers(10, size=1000), tf.int32), tf.constant(weights, tf.float32)
+    index, mask = rng.permutation(1000).reshape(10, 5, 20).astype(np.int32), np.ones((10, 5, 20), np.float32)
+    ones, seed = tf.ones(1000), tf.constant([0, 0])
+    plain = tf.function(lambda w: w - 0.1 * functions._gradient(w, x, y, ones, seed), autograph=False)
+    calls = {
+        "plain SGD, batch 1,000": lambda: plain(start).numpy(),
+        "10 clients, batch 20": lambda: functions.local_updates(
+            weights, x, y, index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
+        ),
+    }
+    found = []
+    for name, (wall, cpu) in in_turns(calls, repetitions=repetitions, seconds=0.3).items():
+        found.append((name, *[f"{1000 / statistics.median(series):,.0f}" for series in (wall, cpu)]))
+    table(("CNN 28x28, conv 16, conv 32, dense 10", "examples/s", "examples/CPU-s"), found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="threads of TensorFlow; without it, 1 and then 2")
-    parser.add_argument("--only", choices=["steps", "rounds"])
+    parser.add_argument("--only", choices=["steps", "rounds", "cnn"])
     parser.add_argument("--repetitions", type=int, default=9)
     options = parser.parse_args()
     if options.threads is None:
@@ -259,10 +292,10 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     print(f"\n### {options.threads} thread{'s' if options.threads > 1 else ''}")
-    if options.only != "rounds":
-        steps(options.repetitions)
-    if options.only != "steps":
-        rounds(options.repetitions)
+    parts = {"steps": steps, "rounds": rounds, "cnn": cnn}
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part(options.repetitions)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,8 @@ class TrainingSection(Section):
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of sampled clients that fail to answer (simulated, as real fleets do)."""
     checkpoint_every: Count = 10
+    tensorboard: bool = False
+    """Write epsilon, rounds per second and hold-out accuracy for TensorBoard, to `tensorboard/` in the run's folder."""
 
     @model_validator(mode="before")
     @classmethod

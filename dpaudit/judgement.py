@@ -30,7 +30,7 @@ def is_differentially_private(
     asks the accounting question alone, and then a ledger can PASS.
 
     Args:
-        ledger_or_evidence: a PrivacyLedger, an Evidence record, or the path of a ledger file or evidence folder.
+        ledger_or_evidence: a PrivacyLedger, an Evidence record, or the path of a ledger file, evidence folder or .zip.
         epsilon: the claimed epsilon, > 0.
         delta: the claimed delta, in (0, 1).
         require_audit: whether a ledger without any audit may only be INCONCLUSIVE.
@@ -64,7 +64,7 @@ def _open(subject: PrivacyLedger | Evidence | str | Path) -> PrivacyLedger | Evi
     if isinstance(subject, PrivacyLedger | Evidence):
         return subject
     path = Path(subject)
-    return read_evidence(path) if path.is_dir() else PrivacyLedger.open(path)
+    return read_evidence(path) if path.is_dir() or path.suffix == ".zip" else PrivacyLedger.open(path)
 
 
 def _judge_ledger(ledger: PrivacyLedger, claim: Claim, when: date, *, require_audit: bool) -> Verdict:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dpaudit.policy_model import Ceiling
-from dpaudit.records import AccountingSummary, AttackResult, RatePoint, Status
+from dpaudit.records import AccountingSummary, AttackResult, CheckResult, RatePoint, Status
 from dpaudit.rules_base import (
     ALIVE,
     COMPARABLE,
@@ -183,7 +183,24 @@ def worst_group(case: Case) -> Outcome:
 
 def _named_check(case: Case, identity: str, what: str, *, required: bool) -> Outcome:
     checks = [check for check in case.evidence.checks if check.id == identity]
-    return judge_checks(checks, [identity] if required or asked(case, identity) else [], what)
+    outcome = judge_checks(checks, [identity] if required or asked(case, identity) else [], what)
+    if outcome.status == Status.PASS and not all(map(_NUMBERS[identity], checks)):
+        return unclear(f"{identity} says pass, but its numbers do not say so")
+    return outcome
+
+
+def _wins(check: CheckResult) -> bool:
+    """Whether the smallest lower limit of an attack's success is above that of guessing."""
+    return check.statistic is not None and check.threshold is not None and check.statistic > check.threshold
+
+
+def _stays_below(check: CheckResult) -> bool:
+    """Whether the lower limit of the worst group is not above what the accounting proves."""
+    return check.statistic is not None and check.threshold is not None and check.statistic <= check.threshold
+
+
+_NUMBERS = {ALIVE: _wins, WORST_GROUP: _stays_below}
+"""What the numbers of a check that passes must say; a bare word is not evidence."""
 
 
 RULES = (

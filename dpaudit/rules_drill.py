@@ -38,7 +38,10 @@ def _outcomes(case: Case) -> Iterator[Outcome]:
     """Judge the drills inside the evidence, and the one that the gate was shown."""
     checks = [check for check in case.evidence.checks if check.id.startswith(DRILL)]
     if checks:
-        yield judge_checks(checks, [], "planted faults were caught,")
+        outcome = judge_checks(checks, [], "planted faults were caught,")
+        bare = [check.id for check in checks if check.statistic is None or check.statistic < 1]
+        doubt = outcome.status == Status.PASS and bare
+        yield unclear(f"{bare[0]} says pass, but does not say how many checks caught the fault") if doubt else outcome
     if case.beside.drill is not None:
         yield _judge(case, case.beside.drill)
 

@@ -180,7 +180,7 @@ RULES = (
         fails="the seal is not valid, is over other evidence, or is by a key that the policy does not name.",
         inconclusive="the policy asks for a seal and the gate was shown none.",
         why="Digests show that files belong together; only a signature shows who made them.",
-        fix="Seal the evidence where it is made: `dpaudit attest EVIDENCE --seal-evidence --key KEY`, and name the signer.",
+        fix="Seal evidence where it is made: `dpaudit attest EVIDENCE --seal-evidence --key KEY`; name the signer.",
         judge=signature,
     ),
     Rule(

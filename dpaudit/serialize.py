@@ -24,19 +24,16 @@ _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 def to_jsonable(value: object) -> Any:
     """Turn records, enums, arrays and containers into plain JSON values; raise DataError for NaN or infinity."""
-    kind = type(value)
-    if kind in _AS_THEY_ARE:  # a short way for what most of a record is: the ledger writes a line in every round
+    if type(value) in _AS_THEY_ARE:  # a short way for what most of a record is: the ledger writes a line in every round
         return value
-    if kind is dict:
-        return {str(key): to_jsonable(item) for key, item in cast(dict[Any, Any], value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_jsonable(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, np.generic | np.ndarray):
         return to_jsonable(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
         return [to_jsonable(item) for item in value]
     if isinstance(value, date | datetime | Path):

@@ -204,7 +204,7 @@ def _fact(name: str, value: Any) -> str:
 
 def provenance(evidence: Evidence, verdict: Verdict) -> Table:
     """Digests and versions."""
-    rows = [(f"{name} (SHA-256)", plain(digest)) for name, digest in verdict.digests.items()]
+    rows = [(f"{name.replace('_', ' ')} (SHA-256)", plain(digest)) for name, digest in verdict.digests.items()]
     if evidence.ledger is not None:
         rows.append(("last line of the ledger (SHA-256)", evidence.ledger.digest))
     rows += [

@@ -11,7 +11,7 @@ from scipy.special import gammaln
 from dpaudit import _validate
 from dpaudit import events as ev
 from dpaudit.accounting._source import Source, event_of, ledgers_of
-from dpaudit.accounting.pld import effective_gaussian, unsupported
+from dpaudit.accounting.pld import effective_gaussian, joint_sample, unsupported
 from dpaudit.errors import UsageError
 from dpaudit.records import Unit
 
@@ -30,9 +30,10 @@ def _gaussian(event: ev.Gaussian | ev.Laplace | ev.TreeAggregation, k: int) -> e
 
 def _poisson(event: ev.PoissonSampled, k: int) -> ev.Event:
     """Return the mixture of what 0..k members in the sample contribute (Ganesh, arXiv:2401.10294)."""
-    multiplier, rate = effective_gaussian(event.event), event.sampling_rate
+    rate, inner = joint_sample(event)
+    multiplier = effective_gaussian(inner)
     if rate in (0.0, 1.0):
-        return group_event(event.event, k) if rate else ev.NoOp()
+        return group_event(inner, k) if rate else ev.NoOp()
     if multiplier is None:
         raise unsupported(event, "for groups, Poisson sampling is known here for Gaussian events only")
     members = np.arange(k + 1)

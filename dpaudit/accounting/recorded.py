@@ -113,6 +113,4 @@ def contradicted_lines(ledgers: Sequence[PrivacyLedger], relation: Relation) -> 
 
 def no_bound(found: Mapping[str, str]) -> str:
     """Return why contradicted events have no epsilon."""
-    return (
-        f"no bound: the recorded facts contradict the events that would be accounted for. {'; '.join(found.values())}."
-    )
+    return f"the recorded facts contradict the events that would be accounted for. {'; '.join(found.values())}."

@@ -1,6 +1,6 @@
 """Everything the accountants say of a ledger, in one record, with what it rests on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -74,6 +74,7 @@ def summarize(
     rounds: bool = True,
     witness: bool = True,
     facts: Mapping[str, Any] | None = None,
+    false_positive_rates: Sequence[float] = (),
 ) -> AccountingSummary:
     """Return what the accountants say at `delta`: epsilons, mu, profile, trade-off curve, ceilings, assumptions.
 
@@ -92,6 +93,7 @@ def summarize(
         rounds: whether to compute epsilon over the rounds.
         witness: whether to ask dp-accounting too (imports it, and takes about half a second).
         facts: what is declared of the run beside or in place of the ledger's header.
+        false_positive_rates: where ceilings on the true-positive rate are wanted, beside 0.1, 1, 5 and 10 %.
 
     Raises:
         UsageError: for arguments out of range, and conversions between units that are not valid.
@@ -99,6 +101,9 @@ def summarize(
         AccountantsDisagree: if the accountants contradict each other; the message names the one at fault.
     """
     _validate.open_unit_interval(delta=delta)
+    for rate in false_positive_rates:
+        _validate.open_unit_interval(fpr=rate)
+    rates = sorted({*_RATES, *false_positive_rates})
     chosen, ledgers = relation_of(ledger_or_event, relation), ledgers_of(ledger_or_event)
     event = event_at(ledger_or_event, unit=unit, max_examples_per_client=max_examples_per_client)
     event = group_event(event, group_size)
@@ -120,7 +125,7 @@ def summarize(
         reasons=reasons,
         ledger_digest=digest_of(ledger_or_event),
         library=f"dpaudit {__version__}, dp-accounting {version('dp-accounting')}",
-        **(_curves(event, delta, chosen) if numbers.pld is not None else {}),
+        **(_curves(event, delta, chosen, rates) if numbers.pld is not None else {}),
     )
 
 
@@ -160,7 +165,7 @@ def _numbers(
     return _Numbers(rdp=rdp, pld=pld, plain=plain, agreement=agreement)
 
 
-def _curves(event: ev.Event, delta: float, relation: Relation) -> dict[str, Any]:
+def _curves(event: ev.Event, delta: float, relation: Relation, rates: Sequence[float]) -> dict[str, Any]:
     """Return the fields of a summary that come from one privacy loss distribution."""
     curve = PrivacyCurve(pld_that_fits(event, relation=relation))
     mu, regret = curve.mu(delta)
@@ -170,7 +175,7 @@ def _curves(event: ev.Event, delta: float, relation: Relation) -> dict[str, Any]
         "mu_regret": regret,
         "profile": pairs(deltas, curve.epsilon(deltas)),
         "trade_off": pairs(_ALPHAS, curve.false_negative_rate(_ALPHAS)),
-        "tpr_ceilings": pairs(_RATES, curve.true_positive_rate(_RATES)),
+        "tpr_ceilings": pairs(rates, curve.true_positive_rate(rates)),
     }
 
 

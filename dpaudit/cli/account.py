@@ -42,6 +42,7 @@ _RUN = ("noise_multiplier", "sampling_rate", "steps", "sampler", "participation_
 @click.option("--unit", type=UNITS, help="The unit to protect; an example-level ledger is converted to clients.")
 @click.option("--max-examples-per-client", type=int, help="Cap that the training enforced, for --unit client.")
 @run_options
+@click.option("--fpr", "rates", type=float, multiple=True, help="Adds the largest TPR at this false-positive rate.")
 @click.option("--prior", "priors", type=float, multiple=True, help="Prior of membership: adds the largest posterior.")
 @json_option
 def command(*, ledgers: tuple[Path, ...], delta: float, as_json: bool, **options: Any) -> None:
@@ -90,6 +91,7 @@ def _of_ledgers(
         group_size=1 if options["group_size"] is None else options["group_size"],
         max_examples_per_client=options["max_examples_per_client"],
         rounds=False,
+        false_positive_rates=options["rates"],
     )
     return summary, {} if options["unit"] is None else {"unit": options["unit"]}
 
@@ -111,6 +113,7 @@ def _of_options(delta: float, options: dict[str, Any]) -> "tuple[AccountingSumma
         relation=options["relation"],
         group_size=1 if options["group_size"] is None else options["group_size"],
         rounds=False,
+        false_positive_rates=options["rates"],
         facts=declared,
     )
     return summary, declared

@@ -25,7 +25,7 @@ _QUANTILES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 _FEW = np.array([0.2, 0.5, 0.8])
 _FEW_GUESSES = 150
 _TOLERANCE = 1e-3
-_DRAWS = 64
+_DRAWS = 128
 
 Floats = NDArray[np.float64]
 CountBound = Callable[[int, int, int], float]  # canaries, guesses, correct -> bound

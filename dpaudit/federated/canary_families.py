@@ -76,7 +76,12 @@ class Family:
         return cohort.answered[self.client] if self.example_level else np.ones(self.count, np.bool_)
 
     def takes_part(self, training: TrainingSection, cohort: Cohort) -> Bools:
-        """Return (m,) which canaries contribute in this round: coin in, and chosen by a sampling coin of their own."""
+        """Return (m,) which canaries contribute in this round: coin in, and chosen by a sampling coin of their own.
+
+        Raises: UsageError for samplers other than Poisson's, where canaries would have to be among the slots.
+        """
+        if training.sampler != "poisson":
+            raise UsageError(f"canary families need training.sampler = 'poisson'; it is {training.sampler!r}.")
         chance = _rng.stream(self.root, f"canary-sampling/{self.name}", cohort.number).random(self.count)
         rate = training.example_sampling_rate if self.example_level else training.client_sampling_rate
         return np.asarray(self.coins & self.eligible(cohort) & (chance < rate))

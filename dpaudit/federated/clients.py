@@ -15,8 +15,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit.federated import bookkeeping, stacked
+from dpaudit.federated import bookkeeping
 from dpaudit.federated.layer_rules import Unsupported
+from dpaudit.federated.local_sgd import LocalUpdates
+from dpaudit.federated.models import training_flag
+from dpaudit.federated.per_example import map_examples
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -42,7 +45,7 @@ def flat_call(function: Any) -> Callable[..., Any]:
     return lambda *tensors: inner(list(tensors), captured)
 
 
-class ClientFunctions:
+class ClientFunctions(LocalUpdates):
     """The compiled client-side functions of one model."""
 
     def __init__(self, model: Any, input_shape: tuple[int, ...]) -> None:
@@ -64,11 +67,6 @@ class ClientFunctions:
         self._clipped = tf.function(self._trace_clipped, input_signature=signature, autograph=False)
         self._floats: int | None = None
 
-    @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        return sum(self._sizes)
-
     def _call(self, weights: Any, x: Any, seed: Any, *, training: bool) -> Any:
         """Return the logits of a batch under a flat weight vector; `seed` (2,) drives dropout."""
         import tensorflow as tf
@@ -77,7 +75,7 @@ class ClientFunctions:
         trainable = [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
         pairs = zip(self._fixed, self._is_seed, strict=True)
         fixed = [tf.cast(seed, value.dtype) if is_seed else value for value, is_seed in pairs]
-        return self._model.stateless_call(trainable, fixed, x, training=training)[0]
+        return self._model.stateless_call(trainable, fixed, x, **training_flag(self._model, training))[0]
 
     def _gradient(self, weights: Any, x: Any, y: Any, mask: Any, seed: Any) -> Any:
         """Return the gradient of the mean loss over the examples of a batch whose mask is 1 (zero if none is)."""
@@ -99,7 +97,7 @@ class ClientFunctions:
             example = tf.gather(x, position)[None]
             return self._gradient(weights, example, tf.gather(y, position)[None], one, seed)
 
-        return tf.vectorized_map(of_example, index)
+        return map_examples(of_example, index)
 
     def _trace_clipped(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
         import tensorflow as tf
@@ -114,58 +112,6 @@ class ClientFunctions:
         parts = trace.parts(loss)
         self._floats = trace.floats + sum(part.floats for part in parts)
         return bookkeeping.clipped_sum(parts, clip_norm=clip_norm)
-
-    def _trace_updates(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
-        """Local SGD of many clients; by `stacked` where the model allows it, else mapped over clients."""
-        import tensorflow as tf
-
-        index, mask, rate, seed = rest
-        clients = tf.shape(index)[0]
-        parts = [tf.reshape(p, s) for p, s in zip(tf.split(weights, self._sizes), self._shapes, strict=True)]
-        local = [
-            tf.tile(part[None], [clients] + [1] * len(shape)) for part, shape in zip(parts, self._shapes, strict=True)
-        ]
-        gradients_of = self._mapped_gradients if self.unstacked else self._stacked_gradients
-        # Everything is gathered before the steps, and laid out step by step: a third less time for small models.
-        by_step = tf.transpose(index, [1, 0, 2])
-        data, labels, masks = tf.gather(x, by_step), tf.gather(y, by_step), tf.transpose(mask, [1, 0, 2])
-        shares = rate * masks / tf.maximum(tf.reduce_sum(masks, axis=2, keepdims=True), 1.0)
-        for step in tf.range(tf.shape(index)[1]):
-            gradients = gradients_of(local, data[step], labels[step], shares[step], seed)
-            local = [a - g for a, g in zip(local, gradients, strict=True)]
-        ends = [tf.reshape(a, [clients, size]) for a, size in zip(local, self._sizes, strict=True)]
-        return tf.concat(ends, axis=1) - weights[None]
-
-    def _mapped_gradients(self, local: list[Any], x: Any, y: Any, share: Any, seed: Any) -> list[Any]:
-        """Return the gradients of each client's sum of losses times `share` (clients, batch), client by client."""
-        import tensorflow as tf
-
-        def of_client(arguments: Any) -> Any:
-            *parts, batch, labels, weight = arguments
-            flat = tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
-            with tf.GradientTape() as tape:
-                tape.watch(flat)
-                logits = self._call(flat, batch, seed, training=True)
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-                loss = tf.reduce_sum(losses * weight)
-            return tape.gradient(loss, flat)
-
-        rows = tf.reshape(tf.vectorized_map(of_client, (*local, x, y, share)), [-1, self.parameters])
-        parts = tf.split(rows, self._sizes, axis=1)
-        return [tf.reshape(part, tf.shape(a)) for part, a in zip(parts, local, strict=True)]
-
-    def _stacked_gradients(self, local: list[Any], x: Any, y: Any, share: Any, seed: Any) -> list[Any]:
-        """The same with the examples of all clients in one batch."""
-        import tensorflow as tf
-
-        inputs = tf.reshape(x, [-1, *x.shape[2:]])
-        with tf.GradientTape() as tape:
-            tape.watch(local)
-            with stacked.stacked(self._model, local):
-                logits = self._call(tf.zeros([self.parameters]), inputs, seed, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.reshape(y, [-1]), logits=logits)
-            loss = tf.reduce_sum(losses * tf.reshape(share, [-1]))
-        return list(tape.gradient(loss, local, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
     def _trace_logits(self, weights: Any, x: Any) -> Any:
         return self._call(weights, x, (0, 0), training=False)
@@ -188,15 +134,6 @@ class ClientFunctions:
             tf.constant(weights, tf.float32), x, y, tf.constant(index, tf.int32), tf.constant(seed, tf.int32)
         )
         return np.asarray(rows)
-
-    @functools.cached_property
-    def unstacked(self) -> str | None:
-        """Why the clients of this model are mapped and not stacked; None where they are stacked."""
-        try:
-            stacked.check_stackable(self._model)
-        except Unsupported as reason:
-            return str(reason)
-        return None
 
     @functools.cached_property
     def no_bookkeeping(self) -> str | None:

@@ -134,8 +134,8 @@ class FedAvgEngine:
     @property
     def clipping_path(self) -> str:
         """Where updates are clipped, and how clients are run."""
-        why = self._functions.unstacked
-        return "server: whole client updates; clients " + ("stacked" if why is None else f"mapped: {why}")
+        why, how = self._functions.unstacked, "one after the other" if self._functions.looped else "mapped"
+        return "server: whole client updates; clients " + ("stacked" if why is None else f"{how}: {why}")
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""

@@ -133,6 +133,10 @@ def einsum_parts(layer: Any, inputs: Any, gradient: Any) -> list[Part]:
     batch = data[:1]
     if "." in layer.equation or output[:1] != batch or batch in kernel or not set(kernel) <= set(data + output):
         raise Unsupported(f"layer {layer.name!r}: the equation {layer.equation!r} is not understood")
+    wide = [] if layer.bias is None else [size for size in layer.bias.shape if size > 1]
+    if len(wide) == 1 and layer.bias.shape[-1] == 1:
+        # keras.ops.add takes a bias with one axis above 1 for a vector, and adds it along axis 1 if that is as long
+        raise Unsupported(f"layer {layer.name!r}: Keras may add a bias of shape {tuple(layer.bias.shape)} elsewhere")
     rows = tf.einsum(f"{data},{output}->{batch}{kernel}", inputs, gradient)
     parts = [rows_part(layer.kernel, rows)]
     if layer.bias is not None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from dpaudit.federated import stacked
 from dpaudit.federated.bookkeeping import ROUNDING, replaced
 from dpaudit.federated.layer_rules import Unsupported
+from dpaudit.federated.models import training_flag
+from dpaudit.federated.per_example import map_examples
 
 Matrix = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -81,14 +83,15 @@ class ManyModels:
         import tensorflow as tf
 
         models, batch = tf.shape(x)[0], tf.shape(x)[1]
+        flag = training_flag(self._model, training)
         if self.unstacked is None:
             with stacked.stacked(self._model, parts):
                 flat = tf.reshape(x, tf.concat([[models * batch], tf.shape(x)[2:]], axis=0))
                 flat.set_shape([None, *x.shape[2:]])
-                out = self._model.stateless_call([p[0] for p in parts], self._fixed, flat, training=training)[0]
+                out = self._model.stateless_call([p[0] for p in parts], self._fixed, flat, **flag)[0]
             return tf.reshape(out, [models, batch, out.shape[-1]])
-        return tf.vectorized_map(
-            lambda a: self._model.stateless_call(list(a[1:]), self._fixed, a[0], training=training)[0], (x, *parts)
+        return map_examples(
+            lambda a: self._model.stateless_call(list(a[1:]), self._fixed, a[0], **flag)[0], (x, *parts)
         )
 
     def _gradient(self, weights: Any, x: Any, y: Any, mask: Any) -> Any:

@@ -17,7 +17,7 @@ from dpaudit import _rng, _validate
 from dpaudit.config import RunConfig
 from dpaudit.errors import UsageError
 from dpaudit.federated import clients, engine, models
-from dpaudit.federated.aggregation import GaussianSum
+from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.canaries import NO_CANARIES
 from dpaudit.federated.clipping import Block, ClippedSum
 from dpaudit.federated.data import Dataset, FederatedData
@@ -70,8 +70,13 @@ def _server(
     config: RunConfig, data: Dataset, weights: NDArray[np.float64], *, root: int, noise_multiplier: float,
     direction: float,
 ) -> Server:  # fmt: skip
-    """Return the server of one reference model: that of the run, without canaries and without files."""
+    """Return the server of one reference model: that of the run, without canaries and without files.
+
+    Noise comes from our own aggregator (a Gaussian sum, or the tree of dp-ftrl) with the run's clip norm, whoever
+    aggregates the run itself.
+    """
     training, owner = config.training, np.asarray(data.client)
+    own = training.model_copy(update={"aggregator": "gaussian"})
     example_level = config.claim.unit == Unit.EXAMPLE
     plan = Plan(
         training=training,
@@ -82,7 +87,7 @@ def _server(
     )
     return Server(
         plan,
-        aggregator=GaussianSum(clip_norm=training.clip_norm, noise_multiplier=noise_multiplier),
+        aggregator=aggregator_of(own, noise_multiplier=noise_multiplier),
         optimizer=make_optimizer(training),
         weights=weights,
         ledger=PrivacyLedger(note="reference model of an attack; not the released model"),

@@ -33,6 +33,16 @@ Vector = NDArray[np.float64]
 _HUGE = 1e9
 _SPAN = 64
 _PREVIOUS = "previous"
+_SHARES = (
+    "adds its noise to the records, a share to each, and none to the sum: whoever is not in the cohort takes a share "
+    "of the noise away, and an empty cohort has none, so that a server with sampled cohorts and dropouts cannot state "
+    "what a round costs. It is for secure aggregation over a fixed cohort"
+)
+_REFUSED = {
+    "DistributedDiscreteGaussianSumQuery": f"{_SHARES}. Use aggregator = 'gaussian'.",
+    "DistributedSkellamSumQuery": f"{_SHARES}; and in tensorflow-privacy 0.9.0 it seeds the noise from the clock, "
+    "which cannot be replayed after a kill. Use aggregator = 'gaussian'.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,8 @@ class QueryAggregator:
                 f"the aggregator needs a query that sums (SumAggregationDPQuery); {self._name} gives "
                 f"{type(query).__name__}."
             )
+        if type(query).__name__ in _REFUSED:
+            raise UsageError(f"{type(query).__name__} {_REFUSED[type(query).__name__]}")
         return query
 
     def start(self, *, width: int, root: int) -> State:

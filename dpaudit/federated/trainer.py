@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpaudit import __version__, _rng, _validate
 from dpaudit.config import RunConfig
 from dpaudit.errors import DataError
 from dpaudit.federated import canaries as canary
-from dpaudit.federated import clients, engine, models
+from dpaudit.federated import clients, engine, models, tensorboard
 from dpaudit.federated.aggregation import Aggregator, aggregator_of
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
@@ -26,6 +27,7 @@ from dpaudit.federated.sampling import header as sampler_header
 from dpaudit.federated.server import Plan, Server
 from dpaudit.records import Unit
 
+Watch = Callable[[int, NDArray[np.float64]], None]
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-privacy")
 
 
@@ -129,6 +131,7 @@ def train(
     resume: bool,
     progress: Callable[[int, int], None],
     ledger_facts: Mapping[str, Any],
+    epsilon_after: Callable[[int], float] | None = None,
 ) -> None:
     """Train, and leave in `out` the ledger, the observations of the canaries, the coins and the model.
 
@@ -141,6 +144,7 @@ def train(
         resume: go on with the run in `out` (or start it, if there is none).
         progress: called with (rounds done, rounds planned) after each round.
         ledger_facts: what else the ledger's header should say.
+        epsilon_after: epsilon after a number of rounds, for TensorBoard.
 
     Raises: OutputExists when `out` holds a run and `resume` is not set; UsageError when it holds another run, or the
         model cannot be trained privately; KeyboardInterrupt after a Ctrl-C, once the round is finished and saved.
@@ -173,11 +177,36 @@ def train(
         ledger=ledger,
         on_draw=journal.draw,
     )
-    _rounds(server, runner, journal, config, first=_restore(server, journal), progress=progress)
+
+    def accuracy(of: NDArray[np.float64]) -> float:
+        right = functions.logits(of, data.holdout.x).argmax(axis=1) == data.holdout.y
+        return float(right.mean())
+
+    first = _restore(server, journal)
+    with _scalars(config, out, accuracy, epsilon_after) as watch:
+        _rounds(server, runner, journal, config, first=first, progress=progress, watch=watch)
     models.set_weights(model, server.weights)
     models.save_model(model, out / MODEL)
-    right = functions.logits(server.weights, data.holdout.x).argmax(axis=1) == data.holdout.y
-    journal.finish(rounds=config.training.rounds, holdout_accuracy=float(right.mean()))
+    journal.finish(rounds=config.training.rounds, holdout_accuracy=accuracy(server.weights))
+
+
+@contextmanager
+def _scalars(
+    config: RunConfig,
+    out: Path,
+    accuracy: Callable[[NDArray[np.float64]], float],
+    epsilon_after: Callable[[int], float] | None,
+) -> Iterator[Watch]:
+    """Yield what is called after each round: the writer of TensorBoard's scalars if they were asked for."""
+    if not config.training.tensorboard:
+        yield tensorboard.no_scalars
+        return
+    every, last = config.training.checkpoint_every, config.training.rounds
+    scalars = tensorboard.Scalars(out, accuracy=accuracy, every=every, last=last, epsilon_after=epsilon_after)
+    try:
+        yield scalars
+    finally:
+        scalars.close()
 
 
 def _make_aggregator(config: RunConfig, population: Population, *, noise_multiplier: float) -> Aggregator:
@@ -219,6 +248,7 @@ def _rounds(
     *,
     first: int,
     progress: Callable[[int, int], None],
+    watch: Watch,
 ) -> None:
     planned, every = config.training.rounds, config.training.checkpoint_every
     with deferred_interrupt() as interrupted:
@@ -228,6 +258,7 @@ def _rounds(
             done = number + 1
             if done % every == 0 or done == planned or interrupted():
                 _save(server, journal, done)
+            watch(done, server.weights)
             if interrupted():
                 raise KeyboardInterrupt
             progress(done, planned)

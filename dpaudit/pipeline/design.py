@@ -1,5 +1,6 @@
 """What a run will do, decided before training: the event of one round and the noise that reaches the claim."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,12 @@ def make_design(config: RunConfig, *, slots: int = 0) -> Design:
         rounds_per_event=mechanism.rounds_per_event(config.training),
         slots=slots,
     )
+
+
+def epsilon_after(design: Design, delta: float) -> Callable[[int], float]:
+    """Return a function from rounds done to epsilon so far; a pass or tree that has begun counts as a whole one."""
+    running = accounting.RunningEpsilon(design.round_event, delta)
+    return lambda done: running.after(-(-done // design.rounds_per_event))
 
 
 def check_delta(config: RunConfig, units: int) -> None:

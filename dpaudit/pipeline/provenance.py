@@ -47,8 +47,12 @@ def describe(config: RunConfig) -> dict[str, Any]:
 
 def _command(arguments: list[str]) -> str:
     """Return the command line without the folders of this machine."""
-    words = [Path(word).name if os.path.isabs(word) else word for word in arguments]
-    return " ".join(words)[:500]
+    return " ".join(_without_folder(word) for word in arguments)[:500]
+
+
+def _without_folder(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"
 
 
 def _code(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
 from dpaudit.federated.data import FederatedData, prepare
@@ -25,13 +24,13 @@ from dpaudit.pipeline import (
     checks,
     cohort_check,
     environment,
-    fire_drill,
     membership,
     per_step,
     provenance,
     step_check,
 )
-from dpaudit.pipeline.design import Design, check_delta, ledger_facts, make_design
+from dpaudit.pipeline.design import Design, check_delta, epsilon_after, ledger_facts, make_design
+from dpaudit.pipeline.fire_drill import hold_drill
 from dpaudit.pipeline.progress import Reporter
 from dpaudit.pipeline.releases import client_ids, releases_of
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
@@ -106,7 +105,7 @@ def _train_rounds(
 ) -> None:
     from dpaudit.federated.trainer import train as train_federated
 
-    running = accounting.RunningEpsilon(design.round_event, config.claim.delta)
+    spent = epsilon_after(design, config.claim.delta)
     train_federated(
         config,
         data,
@@ -114,8 +113,9 @@ def _train_rounds(
         out=workspace.out,
         noise_multiplier=design.noise_multiplier,
         resume=resume,
-        progress=lambda done, total: reporter.rounds(done, total, running.after(-(-done // design.rounds_per_event))),
+        progress=lambda done, total: reporter.rounds(done, total, spent(done)),
         ledger_facts=ledger_facts(config, design),
+        epsilon_after=spent,
     )
 
 
@@ -202,7 +202,7 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
         rounds_run=run.rounds_done,
         noise_draws=run.noise_draws,
     )
-    drill = fire_drill.hold_drill(
+    drill = hold_drill(
         trained.config,
         trained.data,
         noise_multiplier=trained.design.noise_multiplier,

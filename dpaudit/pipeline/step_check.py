@@ -103,7 +103,9 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
             if runner is not None:
                 yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
 
-        server.run_round(number, contributions)
+        for earlier in range(number + 1):  # each from the initial weights: only the aggregator's state goes on
+            server.weights, server.optimizer = initial.copy(), make_optimizer(config.training)
+            server.run_round(earlier, contributions)
         return [server.weights]
 
     return Step(

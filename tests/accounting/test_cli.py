@@ -56,6 +56,17 @@ def test_posteriors_follow_the_ceilings(call):
     assert "prior" in err
 
 
+def test_ceilings_at_given_rates(call):
+    code, out, _ = call("account", *SGD, "--delta", "1e-5", "--fpr", "0.02", "--fpr", "0.5", "--json")
+    ceilings = {item["fpr"]: item["tpr"] for item in json.loads(out)["tpr_ceilings"]}
+    assert code == 0
+    assert list(ceilings) == [0.001, 0.01, 0.02, 0.05, 0.1, 0.5]
+    assert 0.02 < ceilings[0.01] < ceilings[0.02] < ceilings[0.05]
+    code, _, err = call("account", *SGD, "--delta", "1e-5", "--fpr", "1")
+    assert code == 2
+    assert "fpr must lie strictly between 0 and 1" in err
+
+
 def test_shuffled_batches_show_what_poisson_would_have_claimed(call):
     code, out, _ = call("account", *SGD, "--delta", "1e-5", "--sampler", "shuffle", "--json")
     body = json.loads(out)

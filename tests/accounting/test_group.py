@@ -109,6 +109,11 @@ def test_clients_from_examples_need_a_cap_that_was_enforced():
         convert_unit(run, recorded="client", wanted="example")
 
 
+def test_a_sample_of_a_sample_is_one_sample():
+    twice = ev.PoissonSampled(sampling_rate=0.5, event=ev.PoissonSampled(sampling_rate=0.2, event=gaussian()))
+    assert group_event(twice, 3) == group_event(step(), 3)
+
+
 def test_ledgers_are_converted_from_their_own_unit():
     examples = PrivacyLedger(unit="example", max_examples_per_client=3)
     examples.record(step())

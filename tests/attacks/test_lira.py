@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from dpaudit.attacks.base import Observed
 from dpaudit.attacks.comparable import auc
-from dpaudit.attacks.lira import ENOUGH_FOR_OWN_VARIANCE, lira_scores
+from dpaudit.attacks.lira import ENOUGH_FOR_OWN_VARIANCE, lira_scores, offline_scores
 from dpaudit.attacks.registry import make
 from dpaudit.errors import DataError
 
@@ -39,6 +39,42 @@ def test_online_equals_the_formula(variance):
     target = rng.normal(1, 1, 25)
     expected = plain_online(target, reference, inside, own_variance=variance == "per-unit")
     np.testing.assert_allclose(lira_scores(target, reference, inside, variance=variance), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("variance", ["per-unit", "fixed"])
+def test_known_answers_of_tensorflow_privacy(variance):
+    """compute_score_lira of tensorflow-empirical-privacy 0.1.0 (means, option "both"), sign turned.
+
+    It divides squares by the number of models, we by one less: with 4 in and 4 out models the quadratic part of the
+    log-ratio is 3/4 of theirs, and the part with the logarithms of the spreads is the same.
+    """
+    theirs = {
+        "per-unit": [1.3034721688974114, 8.149704725528892, 7.358459756892322, 3.5928261032165945, -1.27079206027729,
+                     -0.22521813367701427],
+        "fixed": [1.8695840550489689, 5.559564862776354, 5.287459513877989, 5.1533187692443345, -0.5789129008060596,
+                  -0.2484265171598219],
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    inside = np.argsort(rng.random((8, 6)), axis=0) < 4
+    reference = rng.normal(size=(8, 6)).round(3) + inside
+    target = rng.normal(size=6).round(3)
+    spreads = [np.array([reference[chosen[:, u], u].std() for u in range(6)]) for chosen in (inside, ~inside)]
+    if variance == "fixed":
+        spreads = [np.sqrt(np.mean(one**2)) for one in spreads]
+    logs = np.log(spreads[1] / spreads[0])
+    ours = lira_scores(target, reference, inside, variance=variance)
+    np.testing.assert_allclose((ours - logs) * 4 / 3 + logs, -np.array(theirs[variance]), rtol=1e-9)
+
+
+def test_offline_with_own_variances_and_auto():
+    rng = np.random.default_rng(8)
+    reference, target = rng.normal(3, 2, (ENOUGH_FOR_OWN_VARIANCE, 40)), rng.normal(3, 2, 40)
+    inside = np.zeros(reference.shape, bool)
+    own = (target - reference.mean(axis=0)) / reference.std(axis=0, ddof=1)
+    np.testing.assert_allclose(offline_scores(target, reference, inside, variance="per-unit"), own, rtol=1e-10)
+    np.testing.assert_allclose(offline_scores(target, reference, inside), own, rtol=1e-10)
+    with pytest.raises(DataError, match="2 out models"):
+        offline_scores(target, reference[:1], inside[:1], variance="per-unit")
 
 
 def test_auto_takes_own_variances_from_64_models_on():

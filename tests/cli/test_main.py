@@ -69,3 +69,11 @@ def test_only_an_internal_error_shows_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(main.cli, "main", broken)
     assert main.run(["gate"]) == 2
     assert capsys.readouterr().err == "dpaudit: the file is empty\n"
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["gaet", "--json"]])
+def test_without_a_command_the_document_says_error(arguments, capsys):
+    assert main.run(arguments) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "dpaudit.error/v1"
+    assert document["error"]["exit_code"] == 2

@@ -4,8 +4,8 @@ The table (tests/known_answers/lower_bounds_table.json) was measured with few re
 standard deviations, and for the one-run methods the number of guesses was the best of the same repetitions. A cell
 passes when our mean, with the planned rules and no peeking, reaches the table's mean (for the one-run methods less
 5 %), less three standard errors of the difference to a mean of 20 such repetitions. Whether the planned number of
-guesses is near the best is tested in test_rules.py, on hundreds of games. The Bayesian column is allowed 25 %: at
-(1000, 2) no threshold that is declared beforehand reaches more than 0.59 on average, where the table has 0.80.
+guesses is near the best is tested in test_rules.py, on hundreds of games. The Bayesian column is allowed 15 %: at
+(1000, 2) no threshold that is declared beforehand has a mean much over 0.6, where the table has 0.80.
 """
 
 import json
@@ -50,7 +50,7 @@ def means(canaries, epsilon, trials, columns):
 def compare(canaries, epsilon, trials, columns):
     for column, mean in means(canaries, epsilon, trials, columns).items():
         table, deviation = TABLE[canaries, epsilon][column]
-        share = 0.75 if column == "bayes" else 0.95 if COLUMNS[column][0].startswith("one-run") else 1.0
+        share = 0.85 if column == "bayes" else 0.95 if COLUMNS[column][0].startswith("one-run") else 1.0
         noise = 3 * deviation * math.sqrt(1 / 20 + 1 / trials) + 0.005  # and the rounding of the table
         assert mean >= share * table - noise, (column, mean, table)
 

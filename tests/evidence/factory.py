@@ -113,7 +113,15 @@ def bound(**changes: Any) -> Bound:
     return Bound(**{**values, **changes})
 
 
+OWN_NUMBERS = {
+    "attack.alive": {"statistic": 0.9, "threshold": 0.5, "p_value": None, "significance": 0.01},
+    "attack.worst_group": {"statistic": 0.52, "threshold": 0.8, "p_value": None, "significance": 0.05},
+    "drill.half-noise": {"statistic": 2.0, "threshold": 1.0, "p_value": None, "significance": None},
+}
+
+
 def check(identity: str, **changes: Any) -> CheckResult:
+    changes = {**OWN_NUMBERS.get(identity, {}), **changes}
     values: dict[str, Any] = {
         "id": identity,
         "status": Status.PASS,

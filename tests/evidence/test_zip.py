@@ -227,3 +227,12 @@ def test_a_file_of_the_second_schema_is_none_of_the_first(tmp_path: Path) -> Non
     (folder / "manifest.json").write_text(serialize.dumps(manifest))
     with pytest.raises(EvidenceError, match=r"policy\.json"):
         read_evidence(folder)
+
+
+def test_the_question_of_the_title_is_asked_of_a_zip(original: Evidence, tmp_path: Path) -> None:
+    from dpaudit import is_differentially_private
+
+    pack_evidence(original, tmp_path / "e.zip")
+    verdict = is_differentially_private(tmp_path / "e.zip", 1.0, 1e-5)
+    assert verdict.status.value == "fail"  # the ledger spends more
+    assert verdict.digests["evidence"] == original.digest

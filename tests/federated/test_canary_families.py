@@ -181,6 +181,10 @@ def test_what_makes_no_sense_is_refused(blobs):
         gradient("chosen", count=P + 1)
     with pytest.raises(UsageError, match="different numbers"):
         gradient("chosen", count=2, coordinates=[1, 1])
+    shuffled = FEDSGD.model_copy(update={"sampler": "shuffle"})
+    cohort = sampling.draw(FEDSGD, EXAMPLES, root=ROOT, number=0)
+    with pytest.raises(UsageError, match="sampler = 'poisson'"):
+        gradient("random").takes_part(shuffled, cohort)
     data = blobs(20)
     with pytest.raises(UsageError, match="at most 3"):
         families.canary_examples("blank", data, count=4, root=1)

@@ -69,13 +69,19 @@ def test_batch_normalisation_is_found_inside_nested_models(builder):
         ),
         (lambda shape, classes: "a model", "must be a Keras 3 model"),
         (
-            lambda shape, classes: keras.Sequential([keras.Input(shape), layers.Dense(classes, kernel_regularizer="l2")]),
+            lambda shape, classes: keras.Sequential(
+                [keras.Input(shape), layers.Dense(classes, kernel_regularizer="l2")]
+            ),
             "a regularizer",
         ),
         (
-            lambda shape, classes: keras.Sequential([
-                keras.Input(batch_shape=(1, *shape)), layers.Reshape((2, 2)), layers.GRU(classes, stateful=True),
-            ]),
+            lambda shape, classes: keras.Sequential(
+                [
+                    keras.Input(batch_shape=(1, *shape)),
+                    layers.Reshape((2, 2)),
+                    layers.GRU(classes, stateful=True),
+                ]
+            ),
             "carries one batch into the next",
         ),
     ],

@@ -133,7 +133,7 @@ def test_a_lower_bound_composes_what_a_cut_sample_attains_and_no_more(make_confi
     ],
 )
 def test_samplers_that_do_not_fit_are_refused(body):
-    with pytest.raises(ValueError, match="training|sampl"):
+    with pytest.raises(ValueError, match=r"training|sampl"):
         TrainingSection.model_validate({"algorithm": "dp-fedavg", "rounds": 3, "client_sampling_rate": 0.5, **body})
 
 

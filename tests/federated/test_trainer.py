@@ -253,7 +253,7 @@ def test_any_query_of_the_user_trains_records_its_event_and_resumes(
     ("name", "error"),
     [
         ("own_tree", UnsupportedEvent),
-        ("own_integers", UnsupportedEvent),
+        ("own_integers", UsageError),
         ("own_clock", UsageError),
         ("own_mistake", UsageError),
     ],
@@ -297,9 +297,7 @@ def crash_at(monkeypatch, step):
 
 
 def crash_and_resume(make_config, data, folder, *, steps, client_level, **training):
-    config = make_config(
-        client_level=client_level, training={"dropout_rate": 0.1, "server_momentum": 0.5, **training}
-    )
+    config = make_config(client_level=client_level, training={"dropout_rate": 0.1, "server_momentum": 0.5, **training})
     unbroken = folder / "unbroken"
     go(config, data, unbroken)
     with pytest.MonkeyPatch.context() as patch:
@@ -447,3 +445,24 @@ def test_clients_without_examples_are_refused(make_config, data, tmp_path):
 def test_training_learns(make_config, data, tmp_path):
     config = make_config(training={"rounds": 60, "server_learning_rate": 2.0})
     assert go(config, data, tmp_path, noise=0.3).holdout_accuracy > 0.9
+
+
+def test_tensorboard_scalars_are_written_on_request(make_config, data, tmp_path):
+    import tensorflow as tf
+
+    go(make_config(), data, tmp_path / "without")
+    assert not (tmp_path / "without" / "tensorboard").exists()
+    config = make_config(training={"tensorboard": True})
+    out = tmp_path / "with"
+    train(config, data, root=ROOT, out=out, noise_multiplier=1.1, resume=False, progress=lambda done, total: None,
+          ledger_facts={}, epsilon_after=float)  # fmt: skip
+    (file,) = (out / "tensorboard").iterdir()
+    found = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    assert found["epsilon"] == [(number, number) for number in range(1, 7)]
+    assert [step for step, _ in found["holdout_accuracy"]] == [2, 4, 6]
+    assert found["holdout_accuracy"][-1][1] == pytest.approx(open_run(out).holdout_accuracy)
+    assert all(rate > 0 for _, rate in found["rounds_per_second"])

@@ -178,8 +178,12 @@ def test_every_digest_of_what_was_judged_is_in_the_verdict(factory: ModuleType, 
     assert set(verdict.digests) == names
 
 
-def test_the_command_line(factory: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    factory: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Model files and folders, earlier releases composed by the accountants, and inputs that cannot be read."""
+    monkeypatch.setenv("DPAUDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DPAUDIT_NO_CACHE", raising=False)
     model = tmp_path / "model.keras"
     model.write_bytes(b"weights")
     from dpaudit.model_files import model_sha256
@@ -248,3 +252,29 @@ def test_quiet_prints_one_line(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"{status.upper()}: ")
+
+
+def test_strict_can_pass_and_needs_everything(factory: ModuleType, honest: Evidence) -> None:
+    """With all that it asks for, strict passes; with any of it missing the verdict is inconclusive, never a pass."""
+    strict = parse_policy('profile = "strict"', source="x")
+    attacks = tuple(factory.attack(a.attack, n_non_member=5000, auc=a.auc, auc_ci=a.auc_ci) for a in honest.attacks)
+    full = factory.edited(honest, attacks=attacks)
+    shown = Beside(model_sha256=factory.MODEL)
+
+    def verdict(bundle: Evidence, beside: Beside = shown) -> Status:
+        return evaluate(bundle, strict, today=factory.TODAY, recomputed=factory.fresh(bundle), beside=beside).status
+
+    assert verdict(full) == PASS
+    assert verdict(full, Beside()) == UNCLEAR
+    assert verdict(full, Beside(model_sha256="b" * 64)) == FAIL
+
+    def lacking(*names: str) -> dict[str, Any]:
+        return {"training": {k: v for k, v in full.training.items() if k not in names}}
+
+    missing: list[dict[str, Any]] = [
+        lacking("trained_at"), lacking("seed_origin"), lacking("model_sha256"), {"provenance": None}, {"powers": ()},
+        {"bounds": ()}, {"attacks": ()}, {"checks": ()},
+        *({"checks": tuple(c for c in full.checks if c.id != check.id)} for check in full.checks),
+    ]  # fmt: skip
+    for change in missing:
+        assert verdict(factory.edited(full, **change)) == UNCLEAR, change

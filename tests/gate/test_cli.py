@@ -227,6 +227,17 @@ def test_report(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str], ki
         assert Path(f"r.{kind}").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("answer", [0, 1])
+def test_report_open_shows_the_file_and_never_fails(
+    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("click.launch", lambda url: shown.append(url) or answer)
+    assert run(["report", str(bundles["fail"]), "--format", "md", *NOW, "--open"]) == 0
+    assert shown == [Path("dpaudit-report.md").resolve().as_uri()]
+    assert ("could open" in capsys.readouterr().err) == (answer != 0)
+
+
 def test_explain_rules_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
     from dpaudit.rules import CATALOGUE
 
@@ -299,6 +310,8 @@ HEAVY = (
     "scipy.stats",
     "pandas",
     "sklearn",
+    "cryptography",
+    "mlflow",
 )
 
 

@@ -73,6 +73,7 @@ def test_a_path_cannot_smuggle_anything_into_a_script(bad: str) -> None:
 
 
 def check_jsonschema(schema: str, path: Path) -> None:
+    """Run check-jsonschema with a schema that it ships."""
     pytest.importorskip("check_jsonschema", reason="not run: check-jsonschema is not installed")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -155,7 +155,7 @@ def cohort(change: Callable[..., sampling.Cohort]) -> Callable[[Patch], None]:
         patch.setattr(
             sampling,
             "draw",
-            lambda training, population, *, root, number: change(honest, training, population, root, number),
+            lambda training, population, *, root, number, **_slots: change(honest, training, population, root, number),
         )
 
     return plant

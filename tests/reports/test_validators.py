@@ -82,7 +82,7 @@ def multitool(validators: Path, path: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["fail", "hostile"])
+@pytest.mark.parametrize("kind", ["hostile", pytest.param("fail", marks=pytest.mark.slow)])
 def test_sarif_by_the_multitool_with_the_rules_of_github(
     validators: Path, judged: Callable[[str], Judged], tmp_path: Path, kind: str
 ) -> None:
@@ -146,19 +146,22 @@ CODE_QUALITY = {
 """What GitLab's parser demands of an entry (its codeclimate.json and the documented severities), re-typed."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gitlab_code_quality_by_check_jsonschema(judged: Callable[[str], Judged], tmp_path: Path, kind: str) -> None:
+def test_gitlab_code_quality_by_check_jsonschema(judged: Callable[[str], Judged], tmp_path: Path) -> None:
     pytest.importorskip("check_jsonschema", reason="not run: check-jsonschema is not installed")
     import sys
 
     (tmp_path / "schema.json").write_text(json.dumps(CODE_QUALITY))
-    (tmp_path / "x.json").write_text(render("gitlab", judged(kind)))
-    command = [sys.executable, "-m", "check_jsonschema", "--schemafile", "schema.json", "x.json"]
+    for kind in KINDS:
+        (tmp_path / f"{kind}.json").write_text(render("gitlab", judged(kind)))
+    files = [f"{kind}.json" for kind in KINDS]
+    command = [sys.executable, "-m", "check_jsonschema", "--schemafile", "schema.json", *files]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+    (tmp_path / "fail.json").write_text('[{"description": "no fingerprint"}]')
+    assert subprocess.run(command, check=False, cwd=tmp_path, capture_output=True).returncode != 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["waived", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "waived")])
 def test_html_by_html_validate(validators: Path, judged: Callable[[str], Judged], tmp_path: Path, kind: str) -> None:
     path = tmp_path / "report.html"
     path.write_text(render("html", judged(kind)))
