@@ -30,10 +30,14 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a file of outputs holds: finished `scores` with their name, or `observed` with membership apart."""
+    """What a file of outputs holds: finished `scores` with their name, or `observed` with membership apart.
+
+    `rows` (members first, then non-members) is the row of the file in which each score stands.
+    """
 
     name: str | None = None
     scores: ScoreSet | None = None
+    rows: NDArray[np.intp] | None = None
     observed: Observed | None = None
     is_member: NDArray[np.bool_] | None = None
 
@@ -172,18 +176,23 @@ def read_outputs(path: Path, *, kind: str = "auto") -> Given:
         tag = "" if name == "score" else "_loss"
         if f"member{tag}" in arrays and f"non_member{tag}" in arrays:
             sides = [sign * numbers(path, side + tag, arrays[side + tag]) for side in ("member", "non_member")]
-            return _finished(path, name, sides[0].ravel(), sides[1].ravel())
+            return _finished(path, name, *(side.ravel() for side in sides))
         if name in arrays and "member" in arrays:
             member, values = flags(path, "member", arrays["member"]), sign * numbers(path, name, arrays[name])
             if member.shape != values.shape or values.ndim != 1:
                 raise DataError(f"{path}: 'member' and {name!r} must have one value per record each.")
-            return _finished(path, name, values[member], values[~member])
+            rows = np.concatenate([np.flatnonzero(member), np.flatnonzero(~member)])
+            return _finished(path, name, values[member], values[~member], rows=rows)
     return _observed(path, _with_logits(path, arrays), kind)
 
 
-def _finished(path: Path, name: str, member: NDArray[np.float64], other: NDArray[np.float64]) -> Given:
+def _finished(
+    path: Path, name: str, member: NDArray[np.float64], other: NDArray[np.float64],
+    *, rows: NDArray[np.intp] | None = None,
+) -> Given:  # fmt: skip
     check_sides(path, len(member), len(other))
-    return Given(name=name, scores=ScoreSet(member=member, non_member=other))
+    in_order = np.arange(len(member) + len(other))
+    return Given(name=name, scores=ScoreSet(member=member, non_member=other), rows=in_order if rows is None else rows)
 
 
 def check_sides(where: object, members: int, non_members: int) -> None:

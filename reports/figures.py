@@ -101,6 +101,11 @@ def _line(axes: Axes, plot: Plot) -> None:
 
 
 def _log_log(axes: Axes, plot: Plot) -> None:
+    for band in plot.bands:
+        starts, ends, lows, highs = zip(*band.cells, strict=True)
+        borders = [*starts, ends[-1]]
+        style = {"color": _STYLES[band.role]["color"], "alpha": 0.18, "linewidth": 0, "zorder": 0.5}
+        axes.fill_between(borders, [*lows, lows[-1]], [*highs, highs[-1]], step="post", label=band.name, **style)
     _curves(axes, plot)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -154,7 +159,7 @@ def _histogram(axes: Axes, plot: Plot) -> None:
         )
     _percent(axes.yaxis)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
 def _ladder(axes: Axes, plot: Plot) -> None:

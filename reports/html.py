@@ -10,7 +10,7 @@ from markupsafe import Markup
 from dpaudit import __version__
 from dpaudit.evidence import Evidence
 from dpaudit.records import Status, Verdict
-from dpaudit.reports import checklist, plots, plots_audit, view
+from dpaudit.reports import checklist, groups, plots, plots_audit, plots_spent, view
 from dpaudit.reports.clean import plain
 from dpaudit.reports.sentences import Story
 from dpaudit.reports.summary import WORDS, by_severity, counts, model_name
@@ -44,7 +44,7 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         plain=plain,
         icons=_icons(story),
         rates=[f"{100 * fpr:g} %" for fpr, _ in story.ceilings],
-        tables={name: getattr(view, name)(evidence) for name in _TABLES},
+        tables={name: getattr(view, name)(evidence) for name in _TABLES} | {"groups": groups.groups(evidence)},
         provenance=view.provenance(evidence, verdict),
         figures=_figures(evidence, verdict),
         waivers=checklist.waivers(verdict),
@@ -67,7 +67,7 @@ def _icons(story: Story) -> dict[str, Any] | None:
 def _figures(evidence: Evidence, verdict: Verdict) -> dict[str, list[dict[str, Any]]]:
     """Draw every figure, by the section that shows it."""
     return {
-        "guarantee": _drawn([plots.trade_off(evidence), plots.rounds(evidence), plots.profile(evidence)]),
+        "guarantee": _drawn([plots.trade_off(evidence), plots_spent.rounds(evidence), plots_spent.profile(evidence)]),
         "audit": _drawn(
             [plots_audit.ladder(evidence), plots_audit.power(evidence, verdict), plots.canary_histogram(evidence)]
         ),

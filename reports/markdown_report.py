@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from dpaudit.evidence import Evidence
 from dpaudit.records import Verdict
-from dpaudit.reports import checklist, view
+from dpaudit.reports import checklist, groups, view
 from dpaudit.reports.markdown import escape
 from dpaudit.reports.markdown import render as render_verdict
 from dpaudit.reports.sentences import Story
@@ -32,7 +32,7 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         *_section(
             "Attacks",
             (story.attacks(), story.fair_game(), story.alive(), story.worst_group()),
-            (view.attacks(evidence),),
+            (view.attacks(evidence), groups.groups(evidence)),
         ),
         *_section("Training", (), (view.training(evidence),)),
         "#### What this does not prove\n",

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from dpaudit.evidence import Curve, Evidence
 from dpaudit.records import AccountingSummary
+from dpaudit.reports.bands import LEFT, Band, band_of
 from dpaudit.reports.clean import short
 
 Points = tuple[tuple[float, float], ...]
-_TABLE_ROWS = 24
+TABLE_ROWS = 24
 _DOTS = 30
 
 
@@ -39,6 +40,7 @@ class Plot:
     rows: tuple[tuple[str, ...], ...]
     marks: Mapping[str, float] = field(default_factory=dict)
     edges: tuple[float, ...] = ()
+    bands: tuple[Band, ...] = ()
 
 
 def percent_text(value: float) -> str:
@@ -46,7 +48,7 @@ def percent_text(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def _thinned(points: Points, most: int) -> Points:
+def thinned(points: Points, most: int) -> Points:
     """Keep at most `most` points, evenly, with both ends."""
     if len(points) <= most:
         return points
@@ -55,7 +57,7 @@ def _thinned(points: Points, most: int) -> Points:
 
 
 def _table(series: tuple[Series, ...]) -> tuple[tuple[str, ...], ...]:
-    return tuple((s.name, percent_text(x), percent_text(y)) for s in series for x, y in _thinned(s.points, _TABLE_ROWS))
+    return tuple((s.name, percent_text(x), percent_text(y)) for s in series for x, y in thinned(s.points, TABLE_ROWS))
 
 
 def _attack_points(evidence: Evidence, *, miss: bool) -> list[Series]:
@@ -94,7 +96,7 @@ def trade_off(evidence: Evidence) -> Plot | None:
         *_attack_points(evidence, miss=True),
     ]
     if canaries := evidence.curves.get("canaries"):
-        dots = tuple((x, 1 - y) for x, y in _thinned(canaries.roc, _DOTS))
+        dots = tuple((x, 1 - y) for x, y in thinned(canaries.roc, _DOTS))
         series.append(Series(name="canary audit, every threshold", points=dots, role="canary", dots=True))
     return Plot(
         id="trade-off",
@@ -119,7 +121,7 @@ def _role(evidence: Evidence, name: str) -> str:
 
 
 def roc(evidence: Evidence) -> Plot | None:
-    """ROC of the attacks on logarithmic axes, with chance and the proven ceiling."""
+    """ROC of the attacks on logarithmic axes, with their confidence bands, chance and the proven ceiling."""
     curves = {name: curve for name, curve in evidence.curves.items() if name != "canaries"}
     points = _attack_points(evidence, miss=False)
     if not curves and not points:
@@ -129,21 +131,64 @@ def roc(evidence: Evidence) -> Plot | None:
     ]
     series += [replace(measured, name=f"{measured.name}, interval") for measured in points] if series else points
     series.append(Series(name="chance", points=((1e-4, 1e-4), (1.0, 1.0)), role="chance"))
-    summary = evidence.accounting
-    if summary is not None and summary.trade_off:
-        ceiling = tuple((x, 1 - y) for x, y in summary.trade_off if x > 0)
+    if ceiling := _ceiling(evidence.accounting):
         series.append(Series(name="ceiling by the accounting", points=ceiling, role="proven"))
+    bands = _bands(evidence)
     return Plot(
         id="roc",
         kind="log-log",
         title="Attacks at low false-positive rates",
         description="True-positive rate against false-positive rate of each membership-inference attack, both axes "
-        "logarithmic. What attackers want is far left; the ceiling is what the accounting allows.",
+        "logarithmic. What attackers want is far left; the ceiling is what the accounting allows."
+        + (f" {_BANDS}" if bands else ""),
         x_label="false-positive rate",
         y_label="true-positive rate",
         series=tuple(series),
         headers=("series", "false-positive rate", "true-positive rate"),
-        rows=_table(tuple(series)),
+        rows=_table(tuple(series)) + _band_rows(bands),
+        bands=bands,
+    )
+
+
+_BANDS = (
+    "Shaded: pointwise 95 % limits (exact, Clopper-Pearson) of each attack's true-positive rate; they hold at any one "
+    "false-positive rate, not at all of them together."
+)
+
+
+def _ceiling(summary: AccountingSummary | None) -> Points:
+    """Return the largest true-positive rates by the accounting, from where the axes begin to 100 %."""
+    if summary is None or not summary.trade_off:
+        return ()
+    known = sorted({(x, 1 - y) for x, y in summary.trade_off if x > 0} | {p for p in summary.tpr_ceilings if p[0] > 0})
+    if not known:
+        return ()
+    left = ((LEFT, known[0][1]),) if known[0][0] > LEFT else ()  # the ceiling only rises
+    return (*left, *known, *(((1.0, 1.0),) if known[-1][0] < 1 else ()))
+
+
+def _bands(evidence: Evidence) -> tuple[Band, ...]:
+    """Return the band of every attack whose curve is in the bundle."""
+    results = {attack.attack: attack for attack in evidence.attacks}
+    found = [
+        band_of(
+            evidence.curves[name],
+            results[name],
+            name=f"{short(name)}, pointwise 95 %",
+            role=_role(evidence, name),
+        )
+        for name in _ordered(evidence)
+        if name in results
+    ]
+    return tuple(band for band in found if band is not None)
+
+
+def _band_rows(bands: tuple[Band, ...]) -> tuple[tuple[str, ...], ...]:
+    """Every eighth cell of a band, with the limits that hold anywhere in it."""
+    return tuple(
+        (band.name, f"{percent_text(start)} to {percent_text(end)}", f"{percent_text(low)} to {percent_text(high)}")
+        for band in bands
+        for start, end, low, high in band.cells[::8]
     )
 
 
@@ -165,51 +210,6 @@ def _summary_curve(summary: AccountingSummary) -> list[Series]:
     regret = f", regret {summary.mu_regret:.3g}" if summary.mu_regret is not None else ""
     return (
         [Series(name=f"Gaussian summary, μ {summary.mu:.3g}{regret}", points=points, role="summary")] if points else []
-    )
-
-
-def profile(evidence: Evidence) -> Plot | None:
-    """Epsilon at every delta: one mechanism has many (epsilon, delta) pairs."""
-    summary = evidence.accounting
-    points = tuple((d, e) for d, e in summary.profile if d > 0) if summary is not None else ()
-    if not points:
-        return None
-    claim = evidence.claim
-    return Plot(
-        id="profile",
-        kind="profile",
-        title="One training, many pairs of ε and δ",
-        description="ε by PLD accounting at each δ, and the claimed pair. The curve says more than any one pair.",
-        x_label="δ",
-        y_label="ε",
-        series=(
-            Series(name="by the accounting", points=points, role="proven"),
-            Series(name="claimed", points=((claim.delta, claim.epsilon),), role="claim", dots=True),
-        ),
-        headers=("δ", "ε"),
-        rows=tuple((f"{d:.3g}", f"{e:.4g}") for d, e in _thinned(points, _TABLE_ROWS)),
-    )
-
-
-def rounds(evidence: Evidence) -> Plot | None:
-    """Spent epsilon after each round, with the claim."""
-    summary = evidence.accounting
-    if summary is None or not summary.epsilon_over_rounds:
-        return None
-    points = tuple((float(number), spent) for number, spent in summary.epsilon_over_rounds)
-    claim = evidence.claim.epsilon
-    shown = _thinned(points, _TABLE_ROWS)
-    return Plot(
-        id="rounds",
-        kind="rounds",
-        title="Privacy spent over the rounds",
-        description=f"ε by PLD accounting after each round, at δ {summary.delta:g}, with the claimed ε {claim:g}.",
-        x_label="round",
-        y_label="ε",
-        series=(Series(name="spent by the ledger", points=points, role="proven"),),
-        headers=("round", "ε"),
-        rows=tuple((f"{x:.0f}", f"{y:.4g}") for x, y in shown),
-        marks={f"claimed ε {claim:g}": claim},
     )
 
 

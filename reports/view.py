@@ -162,17 +162,18 @@ def attacks(evidence: Evidence) -> Table | None:
     ceilings = {round(x, 12): y for x, y in (evidence.accounting.tpr_ceilings if evidence.accounting else ())}
     rows: list[tuple[str, ...]] = []
     for attack in evidence.attacks:
-        first = (plain(attack.attack), plain(attack.threat_model), _area(attack))
+        first = (plain(attack.attack), plain(attack.threat_model), _area(attack), area_ceiling(attack.auc_ceiling))
         rows += [(*first, *_rate(point, ceilings)) for point in attack.tpr_at_fpr]
         rows += [] if attack.tpr_at_fpr else [(*first, "none", "none", "none", "none")]
     headers = (
         "attack",
         "attacker sees",
         "AUC",
+        "AUC at most, by the accounting",
         "false positives",
         "true positives",
         "interval",
-        "ceiling by the accounting",
+        "true positives at most, by the accounting",
     )
     return Table(caption="Membership inference", headers=headers, rows=rows)
 
@@ -186,7 +187,13 @@ def _area(attack: AttackResult) -> str:
 
 def _rate(point: RatePoint, ceilings: Mapping[float, float]) -> tuple[str, str, str, str]:
     hit = _percent(point.tpr) if point.tpr is not None else f"none: {plain(point.reason or 'no reason given')}"
-    return _percent(point.fpr), hit, _interval(point.ci), _percent(ceilings.get(round(point.fpr, 12)))
+    known = [c for c in (point.ceiling, ceilings.get(round(point.fpr, 12))) if c is not None]
+    return _percent(point.fpr), hit, _interval(point.ci), _percent(max(known, default=None))
+
+
+def area_ceiling(value: float | None) -> str:
+    """Write the largest AUC that is allowed, rounded up: never understated."""
+    return f"{math.ceil(1000 * value - 1e-9) / 1000:.3f}" if value is not None and 0 <= value <= 1 else "none"
 
 
 def training(evidence: Evidence) -> Table:

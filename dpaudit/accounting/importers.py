@@ -100,16 +100,22 @@ def from_tensorflow_privacy_query(query: Any, template: Any) -> ev.Event:
 
     `template` is a tensor (or structure of tensors) like one record. Queries that do not state their cost (tree
     aggregation, discrete Gaussian, Skellam: `UnsupportedDpEvent` in 0.9.0) give `Unsupported`, which names the query:
-    record a `TreeAggregation` for trees. The round covers every record; put a sampler around it if there was one.
+    record a `TreeAggregation` for trees. So do queries that cannot be asked, such as trees that are seeded from the
+    clock where TensorFlow is deterministic. The round covers every record; put a sampler around it if there was one.
 
     Raises: DataError if the object is no DPQuery.
     """
     for method in ("initial_global_state", "initial_sample_state", "get_noised_result"):
         if not callable(getattr(query, method, None)):
             raise DataError(f"expected a tensorflow-privacy DPQuery; {type(query).__name__} has no {method}().")
-    state = query.initial_global_state()
-    _, _, event = query.get_noised_result(query.initial_sample_state(template), state)
-    return _naming(from_dp_accounting(event), type(query).__name__)
+    name = type(query).__name__
+    try:
+        state = query.initial_global_state()
+        _, _, event = query.get_noised_result(query.initial_sample_state(template), state)
+    except Exception as error:
+        why = type(error).__name__
+        return ev.Unsupported(description=f"tensorflow-privacy's {name} cannot be asked what a round costs ({why})")
+    return _naming(from_dp_accounting(event), name)
 
 
 def _naming(event: ev.Event, query: str) -> ev.Event:

@@ -21,6 +21,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--members", type=FILE, help="Records that were trained on: .npz with x, y; or .csv, .parquet.")
 @click.option("--non-members", type=FILE, help="Records of the same population that were not.")
 @click.option("--population", type=FILE, help="More such records, known to the attacker: for population and quantile.")
+@click.option("--groups", type=FILE, help="Groups to judge by themselves: a column per grouping, a row per record.")
 @click.option("--attack", "wanted", multiple=True, help="Name of an attack; repeatable. Default: all that can run.")
 @click.option("--references", type=FILE, help=".npz with reference_logits (R, n, classes) and reference_in (R, n).")
 @click.option("--shadow-models", type=click.IntRange(min=0, max=1024), default=0, help="Train so many for LiRA, RMIA.")
@@ -48,7 +49,9 @@ def command(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
 
     Model files: .keras, .tflite, .onnx, a SavedModel folder. Files of outputs (.npz, .csv, .parquet) hold scores,
     losses, or logits with labels and membership, and need no --members. The folder of a run brings its own proven
-    epsilon. Exit code: 0 when every attack ran, 2 when one could not (the others are still printed).
+    epsilon. --groups names a client, class or sub-population for each record, members first, then non-members (for
+    a file of outputs: in its order). Exit code: 0 when every attack ran, 2 when one could not (the others are still
+    printed).
     """
     from dpaudit.cli.attack_text import text_of
 
@@ -78,7 +81,7 @@ def _run(options: dict[str, Any]) -> "AttackReport":
     path, measure = Path(options["model"]), _measure(options)
     if path.suffix in SUFFIXES:
         given = read_outputs(path, kind=options["kind"])
-        return attack_model.attack_outputs(given, path, options["wanted"], measure)
+        return attack_model.attack_outputs(given, path, options["wanted"], measure, groups=options["groups"])
     if options["members"] is None or options["non_members"] is None:
         raise UsageError(
             "--members and --non-members are needed to attack a model; only a file of outputs goes without."
@@ -98,6 +101,7 @@ def _on_model(options: dict[str, Any], measure: "Measure") -> "AttackReport":
         members=options["members"],
         non_members=options["non_members"],
         population=options["population"],
+        groups=options["groups"],
         references=options["references"],
         earlier_model=options["earlier_model"],
         attacks=options["wanted"],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln, logsumexp, xlog1py, xlogy
+from scipy.special import betaln, xlog1py, xlogy
 
 from dpaudit import _validate
 from dpaudit.errors import DataError, UsageError
@@ -65,14 +65,14 @@ class PairTest:
         paths = np.cumsum(np.log1p(np.outer(stakes, first - grow * second - self.delta)), axis=1)
         paths += self._log_wealth[:, None]
         self._log_wealth = paths[:, -1]
-        self._largest = max(self._largest, float(np.max(logsumexp(paths, axis=0))) - math.log(_STAKES))
+        self._largest = max(self._largest, float(np.max(np.logaddexp.reduce(paths, axis=0))) - math.log(_STAKES))
         self.pairs += int(first.size)
         return self.e_value
 
     @property
     def log_e_value(self) -> float:
         """Logarithm of the wealth now."""
-        return float(logsumexp(self._log_wealth)) - math.log(_STAKES)
+        return float(np.logaddexp.reduce(self._log_wealth)) - math.log(_STAKES)
 
     @property
     def e_value(self) -> float:
@@ -129,7 +129,7 @@ class ClaimTest:
             for tests in (self._forward, self._backward)
             for share, test in zip(shares, tests, strict=True)
         ]
-        return float(logsumexp(terms))
+        return float(np.logaddexp.reduce(terms))
 
     def refuted(self, error: float) -> bool:
         """Return whether the wealth had reached 1 / error after some call of `update`."""
@@ -237,7 +237,7 @@ class GuessTest:
         q = 1 / (1 + math.exp(-self.epsilon))
         rates = 1 - (1 - q) * np.geomspace(0.01, 0.95, _STAKES)
         paths = np.outer(np.log(rates / q), correct) + np.outer(np.log1p(-rates) - math.log1p(-q), wrong)
-        return np.asarray(logsumexp(paths, axis=0) - math.log(_STAKES))
+        return np.asarray(np.logaddexp.reduce(paths, axis=0) - math.log(_STAKES))
 
     def update(self, right: ArrayLike) -> float:
         """Add guesses in the order made (true: right) and return the e-value now."""

@@ -38,7 +38,9 @@ class Dataset:
 class FederatedData:
     """`train` with client ids 0..clients-1, and `holdout`, which nobody trains on.
 
-    Example-level privacy: hold-out examples without clients. Client-level: whole devices, with ids 0..H-1 of their own.
+    Example-level privacy: hold-out examples say which client holds them where the data do (partition by client), by
+    the ids of `train`, or -1 for one that has no training example; else they have no client. Client-level: whole
+    devices, with ids 0..H-1 of their own.
     """
 
     train: Dataset
@@ -94,10 +96,15 @@ def load_dataset(section: DataSection, *, root: int) -> Dataset:
     return Dataset(x=table.x, y=table.y, client=client, classes=table.classes, name=name)
 
 
+def _by_client(config: RunConfig, data: Dataset) -> bool:
+    wanted = config.partition
+    return wanted.kind == "by-client" or (wanted.clients is None and data.client is not None)
+
+
 def _assign(config: RunConfig, data: Dataset, root: int) -> tuple[Ints, int]:
     """Return the client of each example and the number of clients, by the [partition] table."""
     wanted = config.partition
-    if wanted.kind == "by-client" or (wanted.clients is None and data.client is not None):
+    if _by_client(config, data):
         if data.client is None:
             raise UsageError(
                 "partition.kind = 'by-client' needs data that says who holds each example; "
@@ -137,8 +144,9 @@ def prepare(config: RunConfig, *, root: int) -> FederatedData:
     rng = _rng.stream(root, "holdout")
     if config.claim.unit == Unit.EXAMPLE:
         out = _held_out(rng, data.y.size, config.data.holdout_fraction, "example")
-        train, holdout = data.take(np.flatnonzero(~out)), replace(data.take(np.flatnonzero(out)), client=None)
+        train, holdout = data.take(np.flatnonzero(~out)), data.take(np.flatnonzero(out))
         owner, clients = _assign(config, train, root)
+        holdout = replace(holdout, client=_holders(train, holdout) if _by_client(config, data) else None)
         train = _bounded(config, replace(train, client=owner), root)
         return FederatedData(train=train, holdout=holdout, clients=clients)
     owner, devices = _assign(config, data, root)
@@ -147,6 +155,15 @@ def prepare(config: RunConfig, *, root: int) -> FederatedData:
     owner = np.asarray(owned.client)
     train, holdout = owned.take(np.flatnonzero(~out[owner])), owned.take(np.flatnonzero(out[owner]))
     return FederatedData(train=_renumbered(train), holdout=_renumbered(holdout), clients=int(np.count_nonzero(~out)))
+
+
+def _holders(train: Dataset, holdout: Dataset) -> Ints | None:
+    """Return who holds each hold-out example, by the ids that `partition.renumber` gives the training clients."""
+    if train.client is None or holdout.client is None:
+        return None
+    known = np.unique(train.client)
+    at = np.minimum(np.searchsorted(known, holdout.client), known.size - 1)
+    return np.where(known[at] == holdout.client, at, -1).astype(np.int32)
 
 
 def _bounded(config: RunConfig, data: Dataset, root: int) -> Dataset:

@@ -21,25 +21,11 @@ from dpaudit.config import RunConfig
 from dpaudit.errors import DataError, OutputExists, UsageError
 from dpaudit.federated import run_files as files
 from dpaudit.federated.canaries import Canaries
-from dpaudit.federated.server import Collected, Release
+from dpaudit.federated.server import Collected, Release, Server
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]
 _FREE_TO_CHANGE = ("audit", "policy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """Everything that a resumed run needs beside its root seed.
-
-    Rounds done, weights, the optimizer's state and the aggregator's (which may hold noise that is still to be used:
-    the file is readable by the owner only).
-    """
-
-    rounds: int
-    weights: Vector
-    optimizer: dict[str, Vector]
-    aggregator: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,39 +135,45 @@ class Journal:
         if draws.is_file():
             _truncate(draws, draws.stat().st_size // 8 * 8)
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Sync the files of the rounds, then replace the checkpoint in one step."""
+    def save(self, server: Server, rounds: int) -> None:
+        """Sync the files of the rounds, then replace the checkpoint in one step.
+
+        It holds what a resumed run needs beside its root seed: rounds done, weights, the optimizer's state and the
+        aggregator's, which may hold noise that is still to be used; only the owner can read it.
+        """
         for name in (*self._sizes, files.DRAWS):
             path = self._out / name
             if path.is_file():
                 with path.open("rb+") as stream:
                     os.fsync(stream.fileno())
-        state: dict[str, Any] = {f"optimizer_{key}": value for key, value in checkpoint.optimizer.items()}
-        state |= {f"aggregator_{key}": value for key, value in checkpoint.aggregator.items()}
-        data = files.npz_bytes(rounds=np.int64(checkpoint.rounds), weights=checkpoint.weights, **state)
+        states = {"optimizer": server.optimizer.state, "aggregator": server.aggregator_state}
+        named: dict[str, Any] = {f"{of}_{key}": value for of, state in states.items() for key, value in state.items()}
+        data = files.npz_bytes(rounds=np.int64(rounds), weights=server.weights, **named)
         serialize.write_atomic(self._out / files.CHECKPOINT, data, mode=0o600)
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """Return the last checkpoint, or None before the first."""
-        path = self._out / files.CHECKPOINT
-        if not path.is_file():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            rounds, weights = int(arrays.pop("rounds")), arrays.pop("weights")
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        optimizer, aggregator = (
-            {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            for prefix in ("optimizer_", "aggregator_")
-        )
-        return Checkpoint(rounds=rounds, weights=weights, optimizer=optimizer, aggregator=aggregator)
+    def restore(self, server: Server) -> int:
+        """Bring server and files to the last checkpoint; return the rounds that are done (0 before the first)."""
+        path, done = self._out / files.CHECKPOINT, 0
+        if path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
+                done, server.weights = int(arrays.pop("rounds")), arrays.pop("weights")
+            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise DataError(f"{path} cannot be read: {error}") from error
+            server.optimizer.state = _part(arrays, "optimizer_")
+            server.aggregator_state = _part(arrays, "aggregator_")
+        self.cut_back(done)
+        return done
 
-    def finish(self, *, rounds: int, holdout_accuracy: float) -> None:
-        """Mark the run complete."""
+    def finish(self, *, rounds: int, holdout_accuracy: float | None) -> None:
+        """Mark the run complete; the accuracy is None where nothing was held out."""
         result = {"schema": "dpaudit.training-result/v1", "rounds": rounds, "holdout_accuracy": holdout_accuracy}
         serialize.write_atomic(self._out / files.RESULT, serialize.dumps(result))
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _truncate(path: Path, size: int) -> None:

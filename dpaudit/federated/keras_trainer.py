@@ -28,7 +28,7 @@ from dpaudit.federated import canaries as canary
 from dpaudit.federated import engine, models, tf_data
 from dpaudit.federated.aggregation import GaussianSum
 from dpaudit.federated.data import Dataset
-from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
+from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.keras_functions import LossFunctions
 from dpaudit.federated.keras_optimizer import KerasOptimizer
 from dpaudit.federated.run_files import MODEL, stored_root
@@ -184,13 +184,14 @@ class PrivateTrainer:
             plan, aggregator=aggregator, optimizer=KerasOptimizer(self.model),
             weights=models.get_weights(self.model), ledger=self.ledger, on_draw=journal.draw,
         )  # fmt: skip
-        return server, runner, journal, _restore(server, journal)
+        return server, runner, journal, journal.restore(server)
 
     def _run(
         self, server: Server, runner: Any, journal: Journal, watchers: Any, validate: Callable[[], dict[str, float]],
         *, first: int, steps: int, rounds: int,
     ) -> None:  # fmt: skip
         logs: dict[str, float] = {}
+        done = first
         models.set_weights(self.model, server.weights)
         watchers.on_train_begin()
         with deferred_interrupt() as interrupted:
@@ -201,19 +202,20 @@ class PrivateTrainer:
                 watchers.on_train_batch_begin(step)
                 journal.observe(*server.run_round(number, runner.run_cohort))
                 watchers.on_train_batch_end(step, {})
-                ends = step == steps - 1
+                done, ends = number + 1, step == steps - 1
                 if ends:
                     logs = validate()
                     watchers.on_epoch_end(epoch, logs)
                 stop = interrupted() or (ends and self.model.stop_training)
-                if (number + 1) % self._checkpoint_every == 0 or number + 1 == rounds or stop:
-                    _save(server, journal, number + 1)
+                if done % self._checkpoint_every == 0 or done == rounds or stop:
+                    journal.save(server, done)
                 if interrupted():
                     raise KeyboardInterrupt
                 if stop:
                     break
         watchers.on_train_end(logs)
         models.save_model(self.model, self.out / MODEL)
+        journal.finish(rounds=done, holdout_accuracy=None)
 
 
 def _root(out: Path, seed: int | None, *, resume: bool) -> int:
@@ -241,23 +243,3 @@ def _header(plan: Plan, aggregator: GaussianSum) -> dict[str, Any]:
         "noise_source": aggregator.noise_source,
         "versions": {"dpaudit": __version__, **{name: version(name) for name in ("tensorflow", "keras", "numpy")}},
     }
-
-
-def _restore(server: Server, journal: Journal) -> int:
-    """Bring server and files to the last checkpoint; return the steps that are done."""
-    checkpoint = journal.load_checkpoint()
-    done = 0
-    if checkpoint is not None:
-        server.weights, server.optimizer.state = checkpoint.weights, checkpoint.optimizer
-        server.aggregator_state, done = checkpoint.aggregator, checkpoint.rounds
-    journal.cut_back(done)
-    return done
-
-
-def _save(server: Server, journal: Journal, rounds: int) -> None:
-    journal.save_checkpoint(
-        Checkpoint(
-            rounds=rounds, weights=server.weights, optimizer=server.optimizer.state,
-            aggregator=server.aggregator_state,
-        )
-    )  # fmt: skip

@@ -171,7 +171,7 @@ def open_run(out: Path) -> TrainingRun:
         observations=_observations(out / OBSERVATIONS, rounds, canaries),
         eligible=_read_bits(out / ELIGIBLE, int(about["clients"]), rounds),
         canary_client=holders.astype(np.int64),
-        holdout_accuracy=None if result is None else float(result["holdout_accuracy"]),
+        holdout_accuracy=None if result is None else result["holdout_accuracy"],
         noise_draws=_distinct_draws(out / DRAWS),
         complete=result is not None,
     )

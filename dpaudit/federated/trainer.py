@@ -19,7 +19,7 @@ from dpaudit.federated import canaries as canary
 from dpaudit.federated import clients, engine, models, tensorboard
 from dpaudit.federated.aggregation import Aggregator, aggregator_of
 from dpaudit.federated.data import Dataset, FederatedData
-from dpaudit.federated.journal import Checkpoint, Identity, Journal, claim
+from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.run_files import MODEL, RESULT
 from dpaudit.federated.sampling import Population, expected_contributions
@@ -182,7 +182,7 @@ def train(
         right = functions.logits(of, data.holdout.x).argmax(axis=1) == data.holdout.y
         return float(right.mean())
 
-    first = _restore(server, journal)
+    first = journal.restore(server)
     with _scalars(config, out, accuracy, epsilon_after) as watch:
         _rounds(server, runner, journal, config, first=first, progress=progress, watch=watch)
     models.set_weights(model, server.weights)
@@ -218,28 +218,6 @@ def _make_aggregator(config: RunConfig, population: Population, *, noise_multipl
     )
 
 
-def _restore(server: Server, journal: Journal) -> int:
-    """Bring server and files to the last checkpoint; return the rounds that are done."""
-    checkpoint = journal.load_checkpoint()
-    if checkpoint is not None:
-        server.weights, server.optimizer.state = checkpoint.weights, checkpoint.optimizer
-        server.aggregator_state = checkpoint.aggregator
-    done = checkpoint.rounds if checkpoint is not None else 0
-    journal.cut_back(done)
-    return done
-
-
-def _save(server: Server, journal: Journal, rounds: int) -> None:
-    journal.save_checkpoint(
-        Checkpoint(
-            rounds=rounds,
-            weights=server.weights,
-            optimizer=server.optimizer.state,
-            aggregator=server.aggregator_state,
-        )
-    )
-
-
 def _rounds(
     server: Server,
     runner: engine.Engine,
@@ -257,7 +235,7 @@ def _rounds(
             journal.observe(collected, release)
             done = number + 1
             if done % every == 0 or done == planned or interrupted():
-                _save(server, journal, done)
+                journal.save(server, done)
             watch(done, server.weights)
             if interrupted():
                 raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """What attacks on a given model see: records from files, outputs of the model, the attacker's own models."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dpaudit.attacks import registry, targets
 from dpaudit.attacks.augment import augmented
 from dpaudit.attacks.base import EARLIER_MODEL, GRADIENTS, LABEL_QUERIES, Observed
 from dpaudit.attacks.files import Examples, flags, read_arrays, read_examples, unit_numbers
+from dpaudit.attacks.groups import Groupings, read_groups
 from dpaudit.config import ModelSection
 from dpaudit.errors import DataError, UsageError
 
@@ -22,12 +23,14 @@ class Request:
     """What `dpaudit attack MODEL` was asked: files of records, and how to attack.
 
     `shadow_models` are trained on the records by the attacker, as multi-layer perceptrons with layers `hidden`.
+    `groups` names groups to judge by themselves.
     """
 
     model: str
     members: Path
     non_members: Path
     population: Path | None = None
+    groups: Path | None = None
     references: Path | None = None
     earlier_model: str | None = None
     attacks: tuple[str, ...] = ()
@@ -50,6 +53,7 @@ class Subject:
     y: NDArray[np.int64]
     unit: NDArray[np.int64] | None
     classes: int
+    groups: Groupings = field(default_factory=dict)
 
 
 def needs_of(attacks: tuple[str, ...]) -> frozenset[str]:
@@ -64,13 +68,15 @@ def observe(request: Request) -> Subject:
     """
     members, others = (read_examples(path, label=request.label) for path in (request.members, request.non_members))
     known = None if request.population is None else read_examples(request.population, label=request.label)
-    model = targets.load_target(request.model, batch_size=request.batch_size)
     sides = [members, others, *([] if known is None else [known])]
     _same_shape(sides)
-    logits = targets.query(model, sides, kind=request.outputs)
     x, y, unit = _joined(members, others)
-    n, classes = len(y), logits.shape[1]
+    n = len(y)
     number, by_unit = unit_numbers("the records", unit, np.arange(n) < len(members.y))
+    groups = {} if request.groups is None else read_groups(request.groups, records=n, unit=number)
+    model = targets.load_target(request.model, batch_size=request.batch_size)
+    logits = targets.query(model, sides, kind=request.outputs)
+    classes = logits.shape[1]
     facts: dict[str, Any] = {"x": x}
     needs = needs_of(request.attacks)
     if LABEL_QUERIES in needs:
@@ -79,7 +85,7 @@ def observe(request: Request) -> Subject:
         facts |= _white_box(request, x, y)
     plain = Observed(logits=logits[:n], labels=y, unit=number, **facts)
     observed = _with_references(request, plain, model, classes, known, logits[n:])
-    return Subject(observed=observed, is_member=by_unit, x=x, y=y, unit=number, classes=classes)
+    return Subject(observed=observed, is_member=by_unit, x=x, y=y, unit=number, classes=classes, groups=groups)
 
 
 def _same_shape(sides: list[Examples]) -> None:

@@ -13,6 +13,7 @@ from dpaudit.attacks import comparable, registry
 from dpaudit.attacks.base import LABEL_QUERIES, Observed
 from dpaudit.attacks.ceilings import Ceiling, with_ceiling
 from dpaudit.attacks.files import Given
+from dpaudit.attacks.groups import read_groups
 from dpaudit.attacks.membership import scores_of, split
 from dpaudit.config import ModelSection
 from dpaudit.errors import DpauditError, UsageError
@@ -64,8 +65,8 @@ def attack_subject(
     """
     wanted = tuple(attacks) or possible(subject.observed)
     results, values = _run(subject.observed, subject.is_member, wanted, measure)
-    dominant = _class_of_units(subject)
-    groups = exposure.group_results(values, subject.is_member, {"class": dominant})
+    groupings = {"class": _class_of_units(subject), **subject.groups}
+    groups = exposure.group_results(values, subject.is_member, groupings)
     ceiling = None if measure.ceiling is None else measure.ceiling.auc()
     checks = [_comparable(subject, measure.seed)]
     if control:
@@ -95,28 +96,39 @@ def _control(subject: Subject, section: ModelSection, names: tuple[str, ...], se
     )
 
 
-def attack_outputs(given: Given, path: Path, attacks: Sequence[str], measure: Measure) -> AttackReport:
-    """Run attacks on a file of outputs (or summarise its finished scores).
+def attack_outputs(
+    given: Given, path: Path, attacks: Sequence[str], measure: Measure, *, groups: Path | None = None
+) -> AttackReport:
+    """Run attacks on a file of outputs (or summarise its finished scores); `groups` is read by `groups.read_groups`.
 
     No record is at hand, so neither the comparison of the sides nor a control can run: the checks say so.
 
-    Raises: UsageError when attacks are named for finished scores.
+    Raises: UsageError when attacks are named for finished scores; DataError for groups that do not fit.
     """
     if given.scores is not None:
         if attacks:
             raise UsageError(f"{path} holds finished scores; --attack needs logits and labels.")
-        name = given.name or "scores"
-        result = _summary(given.scores, name, THREAT_MODEL_OF_SCORES, measure)
-        sides = given.scores
-        values = {name: np.concatenate([sides.member, sides.non_member])}
-        member = np.arange(values[name].size) < sides.member.size
-        return _of_outputs((result,), values, member, {}, measure)
+        return _of_scores(given.scores, given, groups, measure)
     if given.observed is None or given.is_member is None:
         raise UsageError("there is nothing to attack.")
-    wanted = tuple(attacks) or possible(given.observed)
-    results, values = _run(given.observed, given.is_member, wanted, measure)
-    groupings = {"class": given.observed.labels} if given.observed.unit is None else {}
-    return _of_outputs(results, values, given.is_member, groupings, measure)
+    seen = given.observed
+    named = {} if groups is None else read_groups(groups, records=len(seen.labels), unit=seen.unit)
+    wanted = tuple(attacks) or possible(seen)
+    results, values = _run(seen, given.is_member, wanted, measure)
+    known = {"class": seen.labels} if seen.unit is None else {}
+    return _of_outputs(results, values, given.is_member, {**known, **named}, measure)
+
+
+def _of_scores(sides: ScoreSet, given: Given, groups: Path | None, measure: Measure) -> AttackReport:
+    """Summarise finished scores, in the order of the rows of their file."""
+    name = given.name or "scores"
+    values = np.empty(sides.member.size + sides.non_member.size)
+    rows = np.arange(values.size) if given.rows is None else given.rows
+    values[rows] = np.concatenate([sides.member, sides.non_member])
+    member = np.isin(np.arange(values.size), rows[: sides.member.size])
+    named = {} if groups is None else read_groups(groups, records=values.size, unit=None)
+    result = _summary(sides, name, THREAT_MODEL_OF_SCORES, measure)
+    return _of_outputs((result,), {name: values}, member, named, measure)
 
 
 def _of_outputs(

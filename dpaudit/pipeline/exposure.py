@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 
 CHECK_ID = "attack.worst_group"
 CLAIM = "the proven epsilon holds for every record, and so for every group of them"
-EVERYONE = "everyone"
+EVERYONE, CLIENT = "everyone", "client"
 FEWEST = 10
 """Members, and non-members, below which a group is left out."""
 
@@ -78,12 +78,13 @@ def group_results(
     Raises: DataError when shapes differ.
     """
     _validate.open_unit_interval(significance=significance)
-    groups = {(EVERYONE, ""): np.ones(len(is_member), dtype=np.bool_)}
+    groups = {(EVERYONE, ""): np.arange(len(is_member))}
     for name, values in groupings.items():
         if values.shape != is_member.shape:
             raise DataError(f"the grouping {name!r} must name a group for each of {len(is_member)} units.")
-        groups |= {(name, str(value)): np.asarray(values == value) for value in np.unique(values)}
-    sizes = {key: (int((inside & is_member).sum()), int((inside & ~is_member).sum())) for key, inside in groups.items()}
+        groups |= {(name, group): inside for group, inside in _split_by(values)}
+    members = {key: int(is_member[inside].sum()) for key, inside in groups.items()}
+    sizes = {key: (members[key], inside.size - members[key]) for key, inside in groups.items()}
     judged = sum(min(size) >= FEWEST for size in sizes.values()) * len(scores)
     found = []
     for attack, values in scores.items():
@@ -106,6 +107,13 @@ def group_results(
     return tuple(found)
 
 
+def _split_by(values: NDArray[np.generic]) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return each group with the indices of its units; together as long as `values`, however many groups."""
+    names, of, counts = np.unique(values, return_inverse=True, return_counts=True)
+    inside = np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
+    return list(zip(map(str, names), inside, strict=True))
+
+
 def worst_group(
     results: Sequence[GroupResult], auc_ceiling: float | None, *, significance: float = 0.05
 ) -> CheckResult:
@@ -121,7 +129,9 @@ def worst_group(
     above = auc_ceiling is not None and _lower(worst) > auc_ceiling
     status = Status.INCONCLUSIVE if auc_ceiling is None else Status.FAIL if above else Status.PASS
     low, high = worst.auc_ci or (0.0, 1.0)
-    named = worst.grouping if worst.grouping == EVERYONE else f"{worst.grouping} {worst.group}"
+    # The detail is published with the report, and a client is somebody.
+    shown = "" if worst.grouping in (EVERYONE, CLIENT) else f" {worst.group}"
+    named = ("one " if worst.grouping == CLIENT else "") + worst.grouping + shown
     limit = (
         "no epsilon is proven to compare with"
         if auc_ceiling is None

@@ -35,7 +35,8 @@ class Pool:
     """Members (training data) followed by non-members (hold-out): inputs, labels, unit of each example, membership.
 
     `known` (units,) marks hold-out units that the attacker knows to be outside: they are the population of attacks
-    that need one, and are not attacked.
+    that need one, and are not attacked. `holder` (examples,) is the client of each example, -1 for a client that
+    trained on none; None where the hold-out does not say, or where clients are the units.
     """
 
     x: NDArray[np.float32]
@@ -44,6 +45,7 @@ class Pool:
     is_member: NDArray[np.bool_]
     known: NDArray[np.bool_]
     classes: int
+    holder: NDArray[np.int64] | None = None
 
     @property
     def of_example(self) -> NDArray[np.int64]:
@@ -69,8 +71,9 @@ def make_pool(config: RunConfig, data: FederatedData, *, root: int) -> Pool:
     x = np.concatenate([data.train.x, data.holdout.x])
     y = np.concatenate([data.train.y, data.holdout.y])
     unit: NDArray[np.int64] | None = None
+    holder: NDArray[np.int64] | None = None
     if config.claim.unit == Unit.EXAMPLE:
-        is_member = np.arange(len(x)) < len(data.train.x)
+        is_member, holder = np.arange(len(x)) < len(data.train.x), _holders(data)
     else:
         if data.train.client is None or data.holdout.client is None:
             raise DpauditError("client-level data came without client ids.")
@@ -83,7 +86,14 @@ def make_pool(config: RunConfig, data: FederatedData, *, root: int) -> Pool:
     if POPULATION in needs_of(config):
         outside = _rng.stream(root, "attack-population").permutation(np.flatnonzero(~is_member))
         known[outside[: outside.size // 2]] = True
-    return Pool(x=x, y=y, unit=unit, is_member=is_member, known=known, classes=data.train.classes)
+    return Pool(x=x, y=y, unit=unit, is_member=is_member, known=known, classes=data.train.classes, holder=holder)
+
+
+def _holders(data: FederatedData) -> NDArray[np.int64] | None:
+    """Return the client of each example where training and hold-out data both say it."""
+    if data.train.client is None or data.holdout.client is None:
+        return None
+    return np.concatenate([data.train.client, data.holdout.client]).astype(np.int64)
 
 
 def observe(config: RunConfig, design: Design, data: FederatedData, pool: Pool, model: Path, *, root: int) -> Observed:
@@ -195,7 +205,10 @@ def groupings_of(pool: Pool) -> dict[str, NDArray[np.generic]]:
     """Return the groups of the units under attack, from records and labels alone, never from membership.
 
     class: the (commonest) label of a unit. typicality: the quarter of units that lie farthest from the mean of their
-    class, and the others. size, where units hold several examples: more or fewer than the median.
+    class, and the others. size, where units hold several examples: more or fewer than the median. client, where the
+    data say which client holds each hold-out example, too (`federated.data.prepare`): only then does a client have
+    non-members of its own to be compared with. Clients that were dealt out have none; and where clients are the units
+    each is but one.
     """
     unit, units = pool.of_example, pool.is_member.size
     counts = np.zeros((units, pool.classes), dtype=np.int64)
@@ -210,6 +223,8 @@ def groupings_of(pool: Pool) -> dict[str, NDArray[np.generic]]:
     }
     if pool.unit is not None and sizes.min() < sizes.max():
         found["size"] = np.where(sizes > np.median(sizes), "large", "small")
+    if pool.unit is None and pool.holder is not None:
+        found["client"] = np.where(pool.holder < 0, "not in training", pool.holder.astype(np.str_))
     return {name: values[~pool.known] for name, values in found.items()}
 
 

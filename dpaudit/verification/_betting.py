@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from dpaudit import _rng
 from dpaudit.estimation import PairTest
@@ -101,7 +100,7 @@ class Contest:
     @property
     def log_e_value(self) -> float:
         """Logarithm of the wealth over all points and directions."""
-        return float(logsumexp(np.log(self._shares) + [bet.log_wealth for bet in self._bets]))
+        return float(np.logaddexp.reduce(np.log(self._shares) + [bet.log_wealth for bet in self._bets]))
 
     def play(self, size: int) -> None:
         """Draw `size` outputs on each side; bet on them, then learn from them."""

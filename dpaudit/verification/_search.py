@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import logsumexp
 
 from dpaudit.verification._betting import Contest
 
@@ -26,7 +25,7 @@ class Search:
     @property
     def log_wealth(self) -> float:
         """Logarithm of the average wealth."""
-        return float(logsumexp(np.log(self.shares) + [contest.log_e_value for contest in self.contests]))
+        return float(np.logaddexp.reduce(np.log(self.shares) + [contest.log_e_value for contest in self.contests]))
 
     def play(self, significance: float, max_pairs: int) -> None:
         """Draw in growing blocks until the wealth reaches 1/significance or the budget is used."""

@@ -26,8 +26,10 @@ try {
     tab.on("pageerror", (error) => result.errors.push(String(error)));
     tab.on("console", (message) => message.type() === "error" && result.errors.push(message.text()));
     await tab.setViewport({ width: view.width, height: 900 });
-    await tab.emulateMediaType(view.media); // first: it forgets the features
-    await tab.emulateMediaFeatures([{ name: "prefers-color-scheme", value: view.scheme }]);
+    // One call for both: Puppeteer's two calls each forget what the other set.
+    const cdp = await tab.createCDPSession();
+    const features = [{ name: "prefers-color-scheme", value: view.scheme }];
+    await cdp.send("Emulation.setEmulatedMedia", { media: view.media, features });
     await tab.goto(pathToFileURL(page).href, { waitUntil: "load" });
     const facts = await tab.evaluate(() => ({
       overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,

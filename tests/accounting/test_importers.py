@@ -143,6 +143,21 @@ def test_queries_that_do_not_state_their_cost_are_refused_by_name(tfp):
                 epsilon(ev.SelfComposed(event=event, count=3), 1e-5, accountant)
 
 
+class _Clock:
+    """A query that cannot be asked, as trees seeded from the clock where TensorFlow is deterministic."""
+
+    def initial_global_state(self):
+        raise RuntimeError("Timestamp cannot be called when determinism is enabled")
+
+    initial_sample_state = get_noised_result = initial_global_state
+
+
+def test_a_query_that_cannot_be_asked_is_unsupported_and_named():
+    event = from_tensorflow_privacy_query(_Clock(), None)
+    with pytest.raises(UnsupportedEvent, match="_Clock cannot be asked"):
+        epsilon(event, 1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_trees_with_restarts_cost_what_tensorflow_privacy_says(tfp):
     from tensorflow_privacy.privacy.analysis import tree_aggregation_accountant as library

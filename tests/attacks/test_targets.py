@@ -55,6 +55,14 @@ def test_every_format_gives_the_outputs_of_the_model(folder, name, batch_size):
     assert needs_tensorflow(str(out / name)) == (name != "m.tflite")
 
 
+@pytest.mark.parametrize("without", ["tensorflow", "ai_edge_litert.interpreter"])
+def test_litert_files_need_only_one_of_the_two_interpreters(folder, monkeypatch, without):
+    pytest.importorskip("ai_edge_litert")
+    out, expected = folder
+    monkeypatch.setitem(sys.modules, without, None)
+    np.testing.assert_allclose(load_target(str(out / "m.tflite"))(X), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_quantised_models_are_translated(folder):
     out, expected = folder
     found = load_target(str(out / "int8.tflite"))(X)
@@ -77,7 +85,7 @@ def test_the_command_line_attacks_a_litert_file(folder, tmp_path, capsys):
         assert "the model failed" in capsys.readouterr().err
 
 
-def test_onnx(tmp_path):
+def test_onnx(tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     w = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
@@ -94,6 +102,17 @@ def test_onnx(tmp_path):
     np.testing.assert_allclose(load_target(str(tmp_path / "m.onnx"), batch_size=8)(X), X @ w, rtol=1e-4, atol=1e-5)
     with pytest.raises(Exception, match=r"(?i)invalid"):
         load_target(str(tmp_path / "m.onnx"))(X[:, :4])
+    for side, rows in (("a", slice(0, 25)), ("b", slice(25, 50))):
+        np.savez(tmp_path / f"{side}.npz", x=X[rows], y=np.arange(25) % 3)
+        np.savez(tmp_path / f"{side}4.npz", x=X[rows, :4], y=np.arange(25) % 3)
+    attack = ["attack", str(tmp_path / "m.onnx"), "--no-control"]
+    assert dpaudit([*attack, "--members", str(tmp_path / "a.npz"), "--non-members", str(tmp_path / "b.npz")]) == 0
+    assert "loss: AUC 0." in capsys.readouterr().out
+    assert dpaudit([*attack, "--members", str(tmp_path / "a4.npz"), "--non-members", str(tmp_path / "b4.npz")]) == 2
+    assert "the model failed" in capsys.readouterr().err
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_target(str(tmp_path / "m.onnx"))
 
 
 @pytest.mark.parametrize(

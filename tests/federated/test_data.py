@@ -138,6 +138,26 @@ def test_example_level_data_are_split_once_and_dealt_to_every_client(make_config
     assert (prepare(config, root=12).train.client != data.train.client).any()
 
 
+def test_hold_out_examples_keep_their_client_where_the_data_name_it(make_config, tmp_path):
+    who = np.array([f"c{i}" for i in np.repeat([0, 1, 2, 3], [40, 40, 40, 1])])
+    x = np.arange(242.0).reshape(121, 2)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(121) % 3, client=who)
+    config = make_config(
+        data={"source": str(tmp_path / "d.npz"), "client": "client"}, partition={"kind": "by-client", "clients": None}
+    )
+    of_row, alone = dict(zip(map(tuple, x), who, strict=True)), set()
+    for root in range(8):
+        data = prepare(config, root=root)
+        assert data.holdout.client.shape == data.holdout.y.shape
+        names = {int(k): of_row[tuple(row)] for row, k in zip(data.train.x, data.train.client, strict=True)}
+        assert len(names) == data.clients
+        for row, k in zip(data.holdout.x, data.holdout.client, strict=True):
+            assert names.get(int(k), "c3") == of_row[tuple(row)]
+            assert (k == -1) == (of_row[tuple(row)] not in names.values())
+        alone.add(-1 in data.holdout.client)
+    assert alone == {True, False}, "the lonely example of c3 is held out under some roots"
+
+
 def test_client_level_data_are_split_by_whole_device(make_config):
     config = make_config(
         client_level=True,

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import binom
 
 from dpaudit.errors import DataError
+from dpaudit.estimation.auc import exact_auc
 from dpaudit.pipeline.exposure import CHECK_ID, exposed_records, group_results, worst_group
-from dpaudit.records import Status
+from dpaudit.records import ScoreSet, Status
 
 
 def sides(rng, n=600, groups=6, leak=0.0):
@@ -69,6 +70,15 @@ def test_named_records_are_rarely_named_falsely():
     assert named <= binom.isf(1e-6, 80, 0.1)
 
 
+def test_the_worst_client_is_not_named_in_what_is_published():
+    member = np.arange(400) % 2 == 0
+    group = np.array([f"person-{index % 4}" for index in np.arange(400) // 2])
+    scores = np.random.default_rng(3).standard_normal(400) + 3.0 * (member & (group == "person-2"))
+    results = group_results({"a": scores}, member, {"client": group})
+    assert "one client" in worst_group(results, 0.6).detail
+    assert "person" not in worst_group(results, 0.6).detail
+
+
 def test_exposed_members_are_named_with_limits():
     rng = np.random.default_rng(3)
     scores, member, _ = sides(rng, n=2000)
@@ -80,3 +90,18 @@ def test_exposed_members_are_named_with_limits():
     assert first.p_value == pytest.approx(1 / (1 + (~member).sum()))
     assert first.fpr_upper == pytest.approx(1 - 0.05 ** (1 / (~member).sum()))
     assert len(found) == 40
+
+
+def test_groups_of_any_type_and_number_are_those_that_a_mask_would_choose():
+    rng = np.random.default_rng(4)
+    scores, member, group = sides(rng, n=500, groups=9)
+    named = np.array([f"client {g}" for g in group])
+    found = group_results({"a": scores}, member, {"client": named, "number": group, "each": np.arange(500)})
+    assert len(found) == 1 + 9 + 9 + 500
+    for result in found[1:10]:
+        inside = named == result.group
+        own = ScoreSet(member=scores[inside & member], non_member=scores[inside & ~member])
+        assert (result.n_member, result.n_non_member) == (own.member.size, own.non_member.size)
+        assert result.auc == exact_auc(own)
+    assert [r.auc for r in found[1:10]] == [r.auc for r in found[10:19]]
+    assert all(r.auc is None and r.n_member + r.n_non_member == 1 for r in found[19:])

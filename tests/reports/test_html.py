@@ -16,7 +16,7 @@ from dpaudit.evidence import Evidence
 from dpaudit.gate import evaluate
 from dpaudit.policy import parse_policy
 from dpaudit.records import RatePoint, Status, Verdict
-from dpaudit.reports import checklist, figures, plots, plots_audit
+from dpaudit.reports import checklist, figures, plots, plots_audit, plots_spent
 from dpaudit.reports.pdf import BROWSERS
 from dpaudit.reports.sentences import REFUTING, Standing, Story
 
@@ -323,8 +323,8 @@ def test_drawings_are_the_same_every_time(honest: Evidence) -> None:
 
 def test_every_plot_has_words_and_a_table(honest: Evidence) -> None:
     made = [
-        plots.trade_off(honest), plots.roc(honest), plots.rounds(honest), plots.canary_histogram(honest),
-        plots_audit.ladder(honest), plots.profile(honest), *plots.attack_histograms(honest),
+        plots.trade_off(honest), plots.roc(honest), plots_spent.rounds(honest), plots.canary_histogram(honest),
+        plots_audit.ladder(honest), plots_spent.profile(honest), *plots.attack_histograms(honest),
     ]  # fmt: skip
     for plot in made:
         assert plot is not None

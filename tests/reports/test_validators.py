@@ -213,4 +213,6 @@ def test_pdf_by_pypdf(chromium: str, judged: Callable[[str], Judged], kind: str)
     text = " ".join(page.extract_text() for page in reader.pages)
     assert "Verdict: FAIL" in text
     assert "The release does not meet the policy" in " ".join(text.split())
+    assert "Shaded: pointwise 95 % limits" in " ".join(text.split())
+    assert "Data of" not in text  # the style sheet for print is in force: nothing on paper unfolds
     assert len(reader.pages) >= 3
