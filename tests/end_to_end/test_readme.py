@@ -78,6 +78,8 @@ def test_the_readme_shows_what_the_main_job_prints(outcomes):
             continue
         pattern = re.sub(r"\d+(\.\d+)?", "#", line)
         assert pattern in printed, line
+        if line.startswith("PASS:"):  # one more is asked in a clone, where the commit of the code is known (DPA303)
+            continue
         assert _numbers(printed[pattern]) == pytest.approx(_numbers(line), rel=0.05), line
 
 
