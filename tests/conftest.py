@@ -1,6 +1,44 @@
-"""Shared set-up: quiet TensorFlow, one thread per test process, no network needed."""
+"""Shared set-up: quiet TensorFlow, one thread per test process, no network needed; modules that several folders use."""
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def _shared(name: str, path: str) -> ModuleType:
+    """Return the module at `path` below tests/, loaded once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def factory() -> ModuleType:
+    """The module that makes evidence bundles."""
+    return _shared("dpaudit_test_factory", "evidence/factory.py")
+
+
+@pytest.fixture(scope="session")
+def validators() -> Path:
+    """The folder of the npm validators; skips visibly where they are not installed."""
+    found: Path = _shared("dpaudit_test_validators", "gate/validators.py").node_modules()
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium; skips visibly where there is none."""
+    found: str = _shared("dpaudit_test_validators", "gate/validators.py").chromium()
+    return found

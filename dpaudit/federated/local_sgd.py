@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 from dpaudit.federated import stacked
-from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.per_example import map_examples
 
 
@@ -33,11 +32,7 @@ class LocalUpdates:
     @functools.cached_property
     def unstacked(self) -> str | None:
         """Why the clients of this model are mapped and not stacked; None where they are stacked."""
-        try:
-            stacked.check_stackable(self._model)
-        except Unsupported as reason:
-            return str(reason)
-        return None
+        return stacked.not_stackable(self._model)
 
     @functools.cached_property
     def looped(self) -> bool:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from dpaudit.federated import stacked
 from dpaudit.federated.bookkeeping import ROUNDING, replaced
-from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.models import training_flag
 from dpaudit.federated.per_example import map_examples
 
@@ -58,11 +57,7 @@ class ManyModels:
     @functools.cached_property
     def unstacked(self) -> str | None:
         """Why these models are mapped and not stacked; None where they are stacked."""
-        try:
-            stacked.check_stackable(self._model)
-        except Unsupported as reason:
-            return str(reason)
-        return None
+        return stacked.not_stackable(self._model)
 
     @functools.cached_property
     def unclipped(self) -> str | None:

@@ -30,6 +30,15 @@ def check_stackable(model: Any) -> None:
         raise Unsupported(f"parameters outside Dense layers: {', '.join(others)}")
 
 
+def not_stackable(model: Any) -> str | None:
+    """Return why the Dense layers of a model cannot be stacked; None where they can."""
+    try:
+        check_stackable(model)
+    except Unsupported as reason:
+        return str(reason)
+    return None
+
+
 @contextmanager
 def stacked(model: Any, weights: Sequence[Any]) -> Iterator[None]:
     """Let the Dense layers use `weights`, one (clients, *shape) per trainable variable, while the block runs.

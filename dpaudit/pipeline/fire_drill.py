@@ -1,24 +1,16 @@
 """A fire drill in every run: the step test must catch this run's own step when half of its noise is taken away."""
 
+from collections.abc import Callable
+
 from dpaudit.config import RunConfig
-from dpaudit.federated.data import FederatedData
-from dpaudit.pipeline import step_check
 from dpaudit.records import CheckResult, Status
 
 PLANTED = 0.5
 """Factor on the noise of the drill: a bug that halves the noise costs more than twice the epsilon."""
 
 
-def hold_drill(
-    config: RunConfig,
-    data: FederatedData,
-    *,
-    noise_multiplier: float,
-    promised: float,
-    significance: float,
-    root: int,
-) -> list[CheckResult]:
-    """Plant half the noise in the run's own training step and say whether the step test noticed.
+def hold_drill(config: RunConfig, test_step: Callable[[RunConfig], list[CheckResult]]) -> list[CheckResult]:
+    """Plant half the noise in the run's own training step and say whether the step test, `test_step`, noticed.
 
     A run with a fault that was planted already is a drill itself and holds none. The drill fails when no check of the
     step test fails: then a real fault of that size would not be noticed by it either. A step that cannot be tested
@@ -27,14 +19,7 @@ def hold_drill(
     if config.demonstration.noise_factor != 1.0:
         return []
     fault = config.demonstration.model_copy(update={"noise_factor": PLANTED})
-    found = step_check.check_training_step(
-        config.model_copy(update={"demonstration": fault}),
-        data,
-        noise_multiplier=noise_multiplier,
-        promised=promised,
-        significance=significance,
-        root=root,
-    )
+    found = test_step(config.model_copy(update={"demonstration": fault}))
     caught = [check for check in found if check.status == Status.FAIL]
     ran = [check for check in found if check.status in (Status.FAIL, Status.PASS)]
     status = Status.PASS if caught else Status.FAIL if ran else Status.INCONCLUSIVE

@@ -35,7 +35,7 @@ from dpaudit.pipeline.progress import Reporter
 from dpaudit.pipeline.releases import client_ids, releases_of
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
 from dpaudit.policy import Policy
-from dpaudit.records import AccountingSummary, Claim, ScoreSet, Unit, Verdict
+from dpaudit.records import AccountingSummary, CheckResult, Claim, ScoreSet, Unit, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,28 +188,24 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
         root=trained.workspace.root,
     )
     replayed = cohort_check.check_cohorts(trained.config, trained.data, participation, root=trained.workspace.root)
-    step = step_check.check_training_step(
-        trained.config,
-        trained.data,
-        noise_multiplier=trained.design.noise_multiplier,
-        promised=checks.promised_noise(ledger),
-        significance=checks.STEP_SHARE,
-        root=trained.workspace.root,
-    )
+
+    def test_step(settings: RunConfig) -> list[CheckResult]:
+        return step_check.check_training_step(
+            settings,
+            trained.data,
+            noise_multiplier=trained.design.noise_multiplier,
+            promised=checks.promised_noise(ledger),
+            significance=checks.STEP_SHARE,
+            root=trained.workspace.root,
+        )
+
     recorded = checks.check_ledger(
         ledger,
         planned_noise=trained.design.noise_multiplier,
         rounds_run=run.rounds_done,
         noise_draws=run.noise_draws,
     )
-    drill = hold_drill(
-        trained.config,
-        trained.data,
-        noise_multiplier=trained.design.noise_multiplier,
-        promised=checks.promised_noise(ledger),
-        significance=checks.STEP_SHARE,
-        root=trained.workspace.root,
-    )
+    step, drill = test_step(trained.config), hold_drill(trained.config, test_step)
     return [*sampling, replayed, *recorded, *step, checks.check_model(run), *drill]
 
 

@@ -1,4 +1,4 @@
-"""A synthetic but realistic evidence bundle, and ways to make it worse; loaded by the conftest of three folders."""
+"""A synthetic but realistic evidence bundle, and ways to make it worse; loaded by tests/conftest.py."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime

@@ -1,26 +1,24 @@
 """The fire drill of a run: what the step test says of half the noise decides, and nothing is taken for caught."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dpaudit import config
-from dpaudit.pipeline import fire_drill, step_check
+from dpaudit.pipeline import fire_drill
 from dpaudit.records import CheckResult, Status
 
 DIGITS = config.load(Path(__file__).resolve().parents[2] / "examples" / "digits_federated.toml")
 
 
-def hold(monkeypatch: pytest.MonkeyPatch, *statuses: Status, settings: config.RunConfig = DIGITS) -> list[CheckResult]:
+def hold(*statuses: Status, settings: config.RunConfig = DIGITS) -> list[CheckResult]:
     planted = []
 
-    def check(twin: config.RunConfig, *_: Any, **__: Any) -> list[CheckResult]:
+    def check(twin: config.RunConfig) -> list[CheckResult]:
         planted.append(twin.demonstration.noise_factor)
         return [CheckResult(id=f"step.{n}", status=status, detail="") for n, status in enumerate(statuses)]
 
-    monkeypatch.setattr(step_check, "check_training_step", check)
-    found = fire_drill.hold_drill(settings, None, noise_multiplier=1.0, promised=1.0, significance=0.01, root=1)  # type: ignore[arg-type]
+    found = fire_drill.hold_drill(settings, check)
     assert planted == ([0.5] if found else [])
     return found
 
@@ -37,12 +35,12 @@ def hold(monkeypatch: pytest.MonkeyPatch, *statuses: Status, settings: config.Ru
         ((), Status.INCONCLUSIVE, 0),
     ],
 )
-def test_outcomes(monkeypatch: pytest.MonkeyPatch, statuses: tuple[Status, ...], expected: Status, caught: int) -> None:
-    (check,) = hold(monkeypatch, *statuses)
+def test_outcomes(statuses: tuple[Status, ...], expected: Status, caught: int) -> None:
+    (check,) = hold(*statuses)
     assert (check.id, check.status, check.statistic) == ("drill.half-noise", expected, caught)
 
 
-def test_a_run_that_is_a_drill_itself_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_a_drill_itself_holds_none() -> None:
     from dpaudit.pipeline import with_fault
 
-    assert hold(monkeypatch, Status.PASS, settings=with_fault(DIGITS, noise_factor=0.5)) == []
+    assert hold(Status.PASS, settings=with_fault(DIGITS, noise_factor=0.5)) == []
