@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpaudit.cli.engine_option import engine_option
 from dpaudit.cli.output import emit, json_option
 from dpaudit.cli.quiet import load_tensorflow
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     help="Demonstration: scale the real noise behind the ledger's back.",
 )
 @click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="Date of the judgement (UTC today).")
+@engine_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option
 @click.pass_context
@@ -35,6 +37,7 @@ def command(
     policy: str | None,
     noise_factor: float | None,
     now: datetime | None,
+    engine: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -56,7 +59,9 @@ def command(
     today = now.date() if now else datetime.now(UTC).date()
     reporter = choose(quiet=quiet)
     try:
-        outcome = pipeline.run(settings, out, policy=chosen, resume=resume, today=today, reporter=reporter)
+        outcome = pipeline.run(
+            settings, out, policy=chosen, resume=resume, today=today, reporter=reporter, engine=engine
+        )
         reporter.stage("writing the report")
         written = pipeline.write_outputs(outcome, out)
     finally:

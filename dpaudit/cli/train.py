@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from dpaudit.cli.engine_option import engine_option
 from dpaudit.cli.output import emit, json_option
 from dpaudit.cli.quiet import load_tensorflow
 
@@ -13,9 +14,10 @@ from dpaudit.cli.quiet import load_tensorflow
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; new, or with --resume.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@engine_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option
-def command(config: Path, out: Path, resume: bool, quiet: bool, as_json: bool) -> None:
+def command(config: Path, out: Path, resume: bool, engine: str, quiet: bool, as_json: bool) -> None:
     """Train as CONFIG says; the ledger and the model lie in the folder afterwards.
 
     `dpaudit run CONFIG --out DIR --resume` goes on with audit, attacks, verification, report and gate.
@@ -30,7 +32,7 @@ def command(config: Path, out: Path, resume: bool, quiet: bool, as_json: bool) -
 
     reporter = choose(quiet=quiet)
     try:
-        trained = pipeline.train(settings, out, resume=resume, reporter=reporter)
+        trained = pipeline.train(settings, out, resume=resume, reporter=reporter, engine=engine)
         ledger = PrivacyLedger.open(trained.workspace.ledger)
         summary = accounting.summarize(
             ledger, delta=settings.claim.delta, relation=settings.claim.relation, rounds=False

@@ -28,6 +28,10 @@ class Engine(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """Where clients are computed, for the ledger."""
+
+    @property
     def parameters(self) -> int:
         """Width of a contribution."""
 
@@ -61,7 +65,7 @@ class FedSgdEngine:
     clips it as it does elsewhere.
     """
 
-    direction = 1.0
+    name, direction = "in-process", 1.0
 
     def __init__(self, functions: ClientFunctions, data: Dataset, *, root: int, clip_norm: float | None = None) -> None:
         """Place the data once; units are positions in `data`."""
@@ -115,7 +119,7 @@ class FedSgdEngine:
 class FedAvgEngine:
     """Local epochs of SGD on every client of the cohort; the contribution is local minus global weights (dp-fedavg)."""
 
-    direction = -1.0
+    name, direction = "in-process", -1.0
 
     def __init__(self, functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> None:
         """Place the data once; units are client ids 0..K-1 of `data.client`."""
@@ -220,3 +224,10 @@ def make_engine(functions: ClientFunctions, data: Dataset, training: TrainingSec
         return FedAvgEngine(functions, data, training, root=root)
     clip_norm = training.clip_norm if training.aggregator == "gaussian" else None
     return FedSgdEngine(functions, data, root=root, clip_norm=clip_norm)
+
+
+class MakeRunner(Protocol):
+    """Returns the engine of a run: `make_engine`, or one that reaches other processes or devices."""
+
+    def __call__(self, functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
+        """Return the engine; an engine whose clients hold their own data leaves `data` alone."""

@@ -132,6 +132,7 @@ def train(
     progress: Callable[[int, int], None],
     ledger_facts: Mapping[str, Any],
     epsilon_after: Callable[[int], float] | None = None,
+    make_runner: engine.MakeRunner = engine.make_engine,
 ) -> None:
     """Train, and leave in `out` the ledger, the observations of the canaries, the coins and the model.
 
@@ -145,6 +146,7 @@ def train(
         progress: called with (rounds done, rounds planned) after each round.
         ledger_facts: what else the ledger's header should say.
         epsilon_after: epsilon after a number of rounds, for TensorBoard.
+        make_runner: returns the engine that computes the clients.
 
     Raises: OutputExists when `out` holds a run and `resume` is not set; UsageError when it holds another run, or the
         model cannot be trained privately; KeyboardInterrupt after a Ctrl-C, once the round is finished and saved.
@@ -161,11 +163,12 @@ def train(
         progress(config.training.rounds, config.training.rounds)
         return
     functions = clients.ClientFunctions(model, data.train.x.shape[1:])
-    runner = engine.make_engine(functions, data.train, config.training, root=root)
+    runner = make_runner(functions, data.train, config.training, root=root)
     fakes = canary.make_canaries(config.canaries, population, root=root)
     plan = Plan(training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction)
     journal = Journal(out, parameters=runner.parameters, canaries=fakes)
-    facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "clipping_path": runner.clipping_path}
+    facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "engine": runner.name}
+    facts["clipping_path"] = runner.clipping_path
     ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
     slots = 0 if config.training.sampler == "poisson" else plan.slots
     journal.describe(clients=population.clients, units=population.units, rounds=config.training.rounds, slots=slots)

@@ -9,6 +9,7 @@ from typing import Any
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
 from dpaudit.federated.data import FederatedData, prepare
+from dpaudit.federated.engine import MakeRunner
 from dpaudit.federated.run_files import (
     TrainingRun,
     load_canary_participation,
@@ -23,6 +24,7 @@ from dpaudit.pipeline import (
     canary_audit,
     checks,
     cohort_check,
+    engines,
     environment,
     membership,
     per_step,
@@ -69,8 +71,13 @@ def protected_units(config: RunConfig, data: FederatedData) -> int:
     return data.clients if config.claim.unit == Unit.CLIENT else len(data.train.y)
 
 
-def train(config: RunConfig, out: Path, *, resume: bool, reporter: Reporter) -> Trained:
-    """Train (or finish training) into `out`; the ledger there says at every moment what was spent."""
+def train(
+    config: RunConfig, out: Path, *, resume: bool, reporter: Reporter, engine: str = engines.IN_PROCESS
+) -> Trained:
+    """Train (or finish training) into `out`; the ledger there says at every moment what was spent.
+
+    `engine` names where clients are computed; see `dpaudit.pipeline.engines`.
+    """
     started = time.monotonic()
     reporter.stage("loading data")
     workspace = open_workspace(config, out, resume=resume)
@@ -80,7 +87,8 @@ def train(config: RunConfig, out: Path, *, resume: bool, reporter: Reporter) -> 
     design = _fix_design(config, workspace, slots=protected_units(config, data) + config.canaries.count)
     workspace = fix_noise(config, workspace, design.noise_multiplier)
     reporter.stage(f"training with noise multiplier {design.noise_multiplier:.4f}")
-    _train_rounds(config, workspace, design, data, resume=resume, reporter=reporter)
+    with engines.open_engine(engine, config, data, root=workspace.root) as make_runner:
+        _train_rounds(config, workspace, design, data, resume=resume, reporter=reporter, make_runner=make_runner)
     return Trained(
         config=config,
         workspace=workspace,
@@ -101,7 +109,14 @@ def _fix_design(config: RunConfig, workspace: Workspace, *, slots: int) -> Desig
 
 
 def _train_rounds(
-    config: RunConfig, workspace: Workspace, design: Design, data: FederatedData, *, resume: bool, reporter: Reporter
+    config: RunConfig,
+    workspace: Workspace,
+    design: Design,
+    data: FederatedData,
+    *,
+    resume: bool,
+    reporter: Reporter,
+    make_runner: MakeRunner,
 ) -> None:
     from dpaudit.federated.trainer import train as train_federated
 
@@ -116,6 +131,7 @@ def _train_rounds(
         progress=lambda done, total: reporter.rounds(done, total, spent(done)),
         ledger_facts=ledger_facts(config, design),
         epsilon_after=spent,
+        make_runner=make_runner,
     )
 
 
@@ -280,10 +296,17 @@ def _write(
 
 
 def run(
-    config: RunConfig, out: Path, *, policy: Policy, resume: bool, today: date | None, reporter: Reporter
+    config: RunConfig,
+    out: Path,
+    *,
+    policy: Policy,
+    resume: bool,
+    today: date | None,
+    reporter: Reporter,
+    engine: str = engines.IN_PROCESS,
 ) -> Outcome:
     """Do the whole job; see the module docstring of `workspace` for what lies where afterwards."""
-    trained = train(config, out, resume=resume, reporter=reporter)
+    trained = train(config, out, resume=resume, reporter=reporter, engine=engine)
     return audit(trained, policy=policy, today=today, reporter=reporter)
 
 

@@ -1,0 +1,13 @@
+"""The option that says where clients are computed."""
+
+import click
+
+ENGINES = ("in-process",)
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="in-process",
+    show_default=True,
+    help="Where clients are computed; server, noise and ledger are the same.",
+)
