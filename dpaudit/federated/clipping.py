@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClippedSum:
-    """Contributions that an engine of this process clipped and summed itself, because single rows were never made.
+    """Contributions that an engine or a device clipped and summed itself, because single rows were never made.
 
     `total` (width,) is the sum over `units` (n,) of the contributions, each scaled to norm at most `clip_norm`;
     `norms` (n,) are the norms before that, all finite.
@@ -65,8 +66,13 @@ def screen_sum(block: ClippedSum, *, width: int, clip_norm: float | None) -> str
         return f"clipped to {block.clip_norm} by the engine, where the aggregator clips to {clip_norm}"
     if block.total.shape != (width,):
         return f"shape {block.total.shape} instead of ({width},)"
+    if block.norms.shape != block.units.shape:
+        return f"{block.norms.size} norms for {block.units.size} contributions"
     if not (np.isfinite(block.total).all() and np.isfinite(block.norms).all()):
         return "NaN or infinity"
+    norm, most = float(np.sqrt(block.total @ block.total)), block.units.size * block.clip_norm
+    if norm > most * (1.0 + _ROUNDING):
+        return f"norm {norm:.6g} of the sum of {block.units.size}, each clipped to {block.clip_norm:g}"
     return None
 
 

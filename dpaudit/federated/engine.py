@@ -4,6 +4,7 @@ In process, the units of a cohort are vectorised in one graph and cut into chunk
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from dpaudit import _rng
 from dpaudit.config import TrainingSection
 from dpaudit.federated.clients import ClientFunctions
-from dpaudit.federated.clipping import Block, ClippedSum
+from dpaudit.federated.clipping import Block, ClippedSum, Rejected
 from dpaudit.federated.data import Dataset
 from dpaudit.federated.sampling import Cohort
 
@@ -43,12 +44,22 @@ class Engine(Protocol):
     def clipping_path(self) -> str:
         """How and where contributions are clipped, for the ledger."""
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
-        """Yield the contributions of `cohort.units`, in blocks."""
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum | Rejected]:
+        """Yield the contributions of `cohort.units`, in blocks, and which of them failed to come, with the reason."""
 
 
-def _dropout_seed(root: int, number: int) -> tuple[int, int]:
-    return _rng.seed_of(root, "model-dropout", number), _rng.seed_of(root, "model-dropout", number, 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSeeds:
+    """The randomness of a round that clients share: `dropout` of the model, `order` of their examples; no secret."""
+
+    dropout: tuple[int, int]
+    order: int
+
+
+def round_seeds(root: int, number: int) -> RoundSeeds:
+    """Return the seeds of round `number`; they are hashes of the root seed, which they do not give away."""
+    dropout = _rng.seed_of(root, "model-dropout", number), _rng.seed_of(root, "model-dropout", number, 1)
+    return RoundSeeds(dropout=dropout, order=_rng.seed_of(root, "local-order", number))
 
 
 def _chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
@@ -89,11 +100,15 @@ class FedSgdEngine:
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
         """Yield clipped sums or per-example gradients; nothing for an empty cohort."""
-        seed = _dropout_seed(self._root, cohort.number)
+        return self.gradients(weights, cohort.units, round_seeds(self._root, cohort.number))
+
+    def gradients(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Block | ClippedSum]:
+        """Yield clipped sums or gradients of the examples `wanted`, by the seeds of a round."""
+        seed = seeds.dropout
         if not self._bookkeeping:
-            yield from self._rows(weights, cohort.units, seed)
+            yield from self._rows(weights, wanted, seed)
             return
-        for units in _chunks(cohort.units, self._functions.bookkeeping_bytes):
+        for units in _chunks(wanted, self._functions.bookkeeping_bytes):
             total, norms = self._sum(weights, units, seed)
             fit = np.isfinite(norms)
             if fit.all():
@@ -143,11 +158,13 @@ class FedAvgEngine:
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""
-        seed = _dropout_seed(self._root, cohort.number)
-        key = _rng.seed_of(self._root, "local-order", cohort.number)
+        return self.updates(weights, cohort.units, round_seeds(self._root, cohort.number))
+
+    def updates(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Block]:
+        """Yield the local updates of the clients `wanted`, by the seeds of a round."""
         examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
-        for units in _chunks(cohort.units, 4 * (4 * self.parameters + 2 * examples)):
-            index, mask = self._batches(key, units)
+        for units in _chunks(wanted, 4 * (4 * self.parameters + 2 * examples)):
+            index, mask = self._batches(seeds.order, units)
             rows = self._functions.local_updates(
                 weights,
                 self._x,
@@ -155,7 +172,7 @@ class FedAvgEngine:
                 index=index,
                 mask=mask,
                 learning_rate=self._training.local_learning_rate,
-                seed=seed,
+                seed=seeds.dropout,
             )
             yield Block(units=units, rows=rows)
 

@@ -55,8 +55,9 @@ class Collected:
     """The exact sum of a round, which must not leave the server, and what is recorded about it.
 
     `total` is (parameters + canaries,), followed by what else the aggregator counts; `clip_norm` is what contributions
-    were clipped to. `arrived` (units,) marks the invited units that sent anything, `accepted` counts those that were
-    summed, `canaries` (m,) marks the canaries that took part.
+    were clipped to. `arrived` (units,) marks the invited units that sent anything, or whose failure to do so the engine
+    reported (among `rejected`); `accepted` counts those that were summed, `canaries` (m,) marks the canaries that took
+    part.
     """
 
     cohort: Cohort
@@ -127,10 +128,11 @@ class Server:
             chosen &= cohort.answered[plan.canaries.client]
         return np.asarray(chosen)
 
-    def collect(self, cohort: Cohort, blocks: Iterable[Block | ClippedSum]) -> Collected:
+    def collect(self, cohort: Cohort, blocks: Iterable[Block | ClippedSum | Rejected]) -> Collected:
         """Screen, clip and sum the contributions of a cohort and of the canaries that take part.
 
-        A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects.
+        A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects, and what an
+        engine reports as failed counts as having come and been rejected.
         """
         plan, parameters = self._plan, self.weights.size
         present = self._canaries(cohort)
@@ -140,6 +142,10 @@ class Server:
         accepted = 0
         rejected: list[Rejected] = []
         for block in blocks:
+            if isinstance(block, Rejected):
+                rejected.append(block)
+                arrived[cohort.units[cohort.units == block.unit]] = True
+                continue
             part, count, refused = self._accept(block, cohort, arrived)
             total[: part.size] += part
             accepted += count
@@ -256,7 +262,7 @@ class Server:
         self.weights = self.optimizer.step(self.weights, self._plan.direction * mean)
 
     def run_round(
-        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block | ClippedSum]]
+        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block | ClippedSum | Rejected]]
     ) -> tuple[Collected, Release]:
         """Do one whole round with an engine's `run_cohort`; return what was collected and released."""
         cohort = self.cohort(number)

@@ -10,7 +10,7 @@ from dpaudit import verification
 from dpaudit.config import RunConfig
 from dpaudit.errors import DpauditError
 from dpaudit.federated import clients, engine, models
-from dpaudit.federated.clipping import ClippedSum
+from dpaudit.federated.clipping import Block, ClippedSum
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.sampling import Cohort
 from dpaudit.records import CheckResult, Status, Unit
@@ -38,7 +38,7 @@ def check_cohorts(
             runner = engine.make_engine(functions, known, training, root=root)
             nobody = np.zeros(data.clients, dtype=np.bool_)
             blocks = runner.run_cohort(weights, Cohort(number=0, sampled=nobody, answered=nobody, units=units))
-            parts = [b.total if isinstance(b, ClippedSum) else np.asarray(b.rows).sum(axis=0) for b in blocks]
+            parts = [_total(block) for block in blocks if isinstance(block, Block | ClippedSum)]
             return np.asarray(np.sum(parts, axis=0, dtype=np.float64))
 
         def alone(units: Units) -> NDArray[np.float64]:
@@ -47,6 +47,10 @@ def check_cohorts(
         return verification.check_cohort(partial(contributions, data.train), alone, _recorded(participation))
     except DpauditError as error:
         return CheckResult(id="sampling.cohort", status=Status.INCONCLUSIVE, detail=str(error))
+
+
+def _total(block: Block | ClippedSum) -> NDArray[np.float64]:
+    return block.total if isinstance(block, ClippedSum) else np.asarray(block.rows).sum(axis=0)
 
 
 def _recorded(participation: NDArray[np.bool_]) -> list[Units]:

@@ -3,7 +3,7 @@ import pytest
 
 from dpaudit.federated.aggregation import GaussianSum
 from dpaudit.federated.canaries import make_canaries
-from dpaudit.federated.clipping import Block
+from dpaudit.federated.clipping import Block, Rejected
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.sampling import Population
 from dpaudit.federated.server import Plan, Server
@@ -67,6 +67,31 @@ def test_the_divisor_is_fixed_when_devices_drop_out(make_server):
         server = make_server(noise=0.0, dropout_rate=dropout)
         collected, _ = server.run_round(0, lambda _, cohort: updates(cohort))
         np.testing.assert_allclose(server.weights, 0.1 * collected.accepted / (0.6 * CLIENTS), rtol=1e-6)
+
+
+def test_units_that_an_engine_reports_as_lost_are_noted_and_cannot_come_back(make_server):
+    ledger = PrivacyLedger()
+    server = make_server(noise=1.0, ledger=ledger)
+
+    def one_lost(_, cohort):
+        first, _silent, *rest = cohort.units
+        yield Rejected(unit=int(first), reason="no reply within 50 s")
+        yield Block(units=np.array([first, *rest]), rows=np.full((len(rest) + 1, WIDTH), 0.1, np.float32))
+
+    collected, _ = server.run_round(0, one_lost)
+    cohort = collected.cohort
+    assert collected.arrived[cohort.units[0]]  # accounted for
+    assert not collected.arrived[cohort.units[1]]  # an engine that is silent about a unit has lost it
+    assert collected.accepted == cohort.units.size - 2
+    (entry,) = ledger.events()
+    assert (entry.facts["rejected"], entry.facts["realised_units"]) == (2, cohort.units.size - 2)
+    assert entry.facts["expected"] == pytest.approx(0.6 * CLIENTS)
+    assert entry.facts["noise_stddev"] == 2.0
+    (note,) = [entry for entry in ledger.entries if entry.type == "note"]
+    unit = int(cohort.units[0])
+    assert note.facts["first"] == [
+        {"unit": unit, "reason": "no reply within 50 s"}, {"unit": unit, "reason": "sent a second time"}
+    ]  # fmt: skip
 
 
 def test_an_empty_cohort_is_noised_recorded_and_applied(make_server):
