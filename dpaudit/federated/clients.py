@@ -1,8 +1,9 @@
 """What a client computes: pure functions of (weights, data, order), compiled once, for many clients at a time.
 
 `ClientFunctions` turns a Keras 3 model into functions of one flat weight vector by `stateless_call`, so nothing is
-kept between clients. Examples (dp-fedsgd) are clipped by book-keeping and clients (dp-fedavg) are stacked in one
-batch where the layers of the model are known; else both are vectorised with `tf.vectorized_map`; an op
+kept between clients. A plain chain of Dense layers is computed by hand on the CPU (`dpaudit.federated.dense_chain`).
+Else examples (dp-fedsgd) are clipped by book-keeping and clients (dp-fedavg) are stacked in one batch where the
+layers of the model are known; else both are vectorised with `tf.vectorized_map`; an op
 that it cannot map (a convolution whose filters differ per client) falls back to a loop inside TensorFlow by itself,
 which gives the same numbers more slowly. Leading dimensions are left open, so random cohort sizes do not retrace;
 callers must not pass an empty cohort.
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.federated import bookkeeping
+from dpaudit.federated.dense_chain import DenseChain
 from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.local_sgd import LocalUpdates
 from dpaudit.federated.models import training_flag
@@ -136,8 +138,28 @@ class ClientFunctions(LocalUpdates):
         return np.asarray(rows)
 
     @functools.cached_property
+    def chain(self) -> DenseChain | None:
+        """The model as a chain of Dense layers that is computed by hand; None where it is not one (see `no_chain`)."""
+        return DenseChain.of(self._model) if self.no_chain is None else None
+
+    @functools.cached_property
+    def no_chain(self) -> str | None:
+        """Why this model is not computed by hand; None where it is. A GPU is left to TensorFlow."""
+        import tensorflow as tf
+
+        if tf.config.list_logical_devices("GPU"):
+            return "TensorFlow has a GPU"
+        try:
+            DenseChain.of(self._model)
+        except Unsupported as reason:
+            return str(reason)
+        return self.unstacked
+
+    @functools.cached_property
     def no_bookkeeping(self) -> str | None:
         """Why clipped sums by book-keeping cannot be had for this model; None where they can."""
+        if self.chain is not None:
+            return None
         try:
             bookkeeping.check_layers(self._model)
             self._clipped.get_concrete_function()
@@ -148,7 +170,7 @@ class ClientFunctions(LocalUpdates):
     @property
     def bookkeeping_bytes(self) -> int:
         """About how much memory one example takes in `clipped_sum`; call only where `no_bookkeeping` is None."""
-        return 4 * (self._floats or 0)
+        return 4 * (self.chain.floats if self.chain is not None else self._floats or 0)
 
     def clipped_sum(
         self,
@@ -162,11 +184,17 @@ class ClientFunctions(LocalUpdates):
     ) -> tuple[NDArray[np.float64], Floats]:
         """Return the sum of the clipped per-example gradients, (parameters,), and their norms (n,), by book-keeping.
 
-        The arguments are those of `per_example_gradients`; norms are up to 2^-18 too large, never too small. Where a
-        norm is NaN or infinite (also: beyond about 1e19, where its square is) the sum is of no use.
+        The arguments are those of `per_example_gradients`; norms are up to 2^-18 too large (a little more where a
+        layer of a chain is wider than 120), never too small. Where a norm is NaN or infinite (also: beyond about 1e19,
+        where its square is) the sum is of no use.
         """
         import tensorflow as tf
 
+        if self.chain is not None:
+            own, labels = np.asarray(x).take(index, axis=0), np.asarray(y).take(index)
+            stack = np.asarray(weights, np.float32)[None]
+            sums, rows = self.chain.clipped_sums(stack, own[None], labels[None], clip_norm=clip_norm)
+            return sums[0].astype(np.float64), rows[0]
         flat, positions = tf.constant(weights, tf.float32), tf.constant(index, tf.int32)
         clip = tf.constant(clip_norm, tf.float32)
         total, norms = self._clipped(flat, x, y, positions, clip, tf.constant(seed, tf.int32))
@@ -196,6 +224,10 @@ class ClientFunctions(LocalUpdates):
         """
         import tensorflow as tf
 
+        if self.chain is not None:
+            shares = np.float32(learning_rate) * mask / np.maximum(mask.sum(axis=2, keepdims=True), np.float32(1.0))
+            start = np.asarray(weights, np.float32)
+            return self.chain.local_updates(start, np.asarray(x), np.asarray(y), index=index, shares=shares)
         updates = self._update_call(
             tf.constant(weights, tf.float32),
             x,

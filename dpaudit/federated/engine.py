@@ -86,7 +86,8 @@ class FedSgdEngine:
         self._x, self._y = tf.constant(data.x), tf.constant(data.y)
         no_sums = "the aggregator clips single rows" if clip_norm is None else functions.no_bookkeeping
         self._bookkeeping = no_sums is None
-        self._path = "book-keeping" if no_sums is None else f"vectorized_map: {no_sums}"
+        by_hand = "" if functions.no_chain is not None else " (dense chain)"
+        self._path = f"book-keeping{by_hand}" if no_sums is None else f"vectorized_map: {no_sums}"
 
     @property
     def parameters(self) -> int:
@@ -154,7 +155,8 @@ class FedAvgEngine:
     def clipping_path(self) -> str:
         """Where updates are clipped, and how clients are run."""
         why, how = self._functions.unstacked, "one after the other" if self._functions.looped else "mapped"
-        return "server: whole client updates; clients " + ("stacked" if why is None else f"{how}: {why}")
+        stacked = "stacked" if self._functions.no_chain is not None else "stacked (dense chain)"
+        return "server: whole client updates; clients " + (stacked if why is None else f"{how}: {why}")
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
         """Yield local updates; nothing for an empty cohort."""
@@ -186,7 +188,8 @@ class FedAvgEngine:
         padded = -(-longest // size) * size
         table, sizes = self._table[units, :longest], self._sizes[units]
         order = local_orders(key, sizes, epochs=epochs, longest=longest)
-        index = np.zeros((units.size, epochs, padded), dtype=np.int32)
+        index = np.empty((units.size, epochs, padded), dtype=np.int32)
+        index[:] = table[:, :1, None]  # padding is the client's own: a NaN in somebody else's must not reach it
         if len(order) == 1:
             index[:, :, :longest] = table[:, order[0]]
         else:
