@@ -6,6 +6,7 @@ checkpoint replaced in one step. On resume the files are cut back to the checkpo
 ledger holds beyond it are replayed with the same streams.
 """
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]
 _FREE_TO_CHANGE = ("audit", "policy")
+_REPLACED = (files.ROOT, files.RUN, files.RESULT, files.MODEL, files.COINS, files.CANARY_CLIENT, files.CHECKPOINT)
+"""Files that are written under another name and put in their place in one step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +62,9 @@ class Journal:
             (self._out / folder).mkdir(parents=True, exist_ok=True)
         coins = files.npz_bytes(coins=self._canaries.coins)
         serialize.write_atomic(self._out / files.COINS, coins, mode=0o600)
-        with (self._out / files.CANARY_CLIENT).open("wb") as stream:
-            np.save(stream, self._canaries.client)
+        holders = io.BytesIO()
+        np.save(holders, self._canaries.client)
+        serialize.write_atomic(self._out / files.CANARY_CLIENT, holders.getvalue())
         about = {
             "schema": "dpaudit.training-run/v1",
             "clients": clients,
@@ -197,14 +201,23 @@ def claim(out: Path, identity: Identity, *, resume: bool) -> bool:
         raise OutputExists(f"{out} already holds a run. Choose another folder, or go on with it with --resume.")
     if path.is_file():
         _refuse_other(out, serialize.loads(path.read_bytes()), identity)
+        _sweep(out)
         return True
     if any((out / name).exists() for name in files.MARKERS):
         raise UsageError(f"{out} holds parts of a run but not its root seed ({files.ROOT}); it cannot be resumed.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
+    _sweep(out)
     body = {"schema": "dpaudit.root/v1", "root": str(identity.root), "noise_multiplier": identity.noise_multiplier}
     serialize.write_atomic(path, serialize.dumps({**body, "config": identity.config}), mode=0o600)
     return False
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed process had begun to write under another name."""
+    for name in _REPLACED:
+        for begun in (out / name).parent.glob(f".{Path(name).stem}.*"):
+            begun.unlink()
 
 
 def _refuse_other(out: Path, stored: Mapping[str, Any], identity: Identity) -> None:

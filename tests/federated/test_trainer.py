@@ -1,9 +1,6 @@
-import json
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -274,79 +271,6 @@ def test_an_unfinished_run_says_what_was_spent_and_can_be_read(make_config, data
         open_run(tmp_path / "private")
 
 
-CALLS = ("write", "fsync", "replace", "truncate", "open")
-
-
-def crash_at(monkeypatch, step):
-    """Make the process 'go away' at the `step`-th call that touches the disk."""
-    count = 0
-
-    def wrap(function):
-        def call(*args, **kwargs):
-            nonlocal count
-            count += 1
-            if count == step:
-                raise Crash
-            return function(*args, **kwargs)
-
-        return call
-
-    for name in CALLS:
-        monkeypatch.setattr(os, name, wrap(getattr(os, name)))
-    return lambda: count
-
-
-def crash_and_resume(make_config, data, folder, *, steps, client_level, **training):
-    config = make_config(client_level=client_level, training={"dropout_rate": 0.1, "server_momentum": 0.5, **training})
-    unbroken = folder / "unbroken"
-    go(config, data, unbroken)
-    with pytest.MonkeyPatch.context() as patch:
-        total = crash_at(patch, None)  # once more: a first run also opens what Python then keeps in memory
-        go(config, data, folder / "counted")
-        calls = total()
-    rng = np.random.default_rng(5)
-    for index, step in enumerate(sorted(rng.choice(np.arange(1, calls + 1), steps, replace=False).tolist())):
-        out = folder / f"broken-{index}"
-        with pytest.MonkeyPatch.context() as patch:
-            crash_at(patch, step)
-            with pytest.raises(Crash):
-                go(config, data, out)
-        for name in (run_files.LEDGER, run_files.OBSERVATIONS, run_files.DRAWS):
-            if (out / name).is_file():
-                with (out / name).open("ab") as stream:
-                    stream.write(b'{"a')  # the torn end of a write
-        run = go(config, data, out, resume=True)
-        same_run(out, unbroken)
-        assert run.noise_draws == 6
-
-
-def test_a_crash_at_any_write_then_resume_leaves_the_same_run(make_config, data, tmp_path):
-    crash_and_resume(make_config, data, tmp_path, steps=5, client_level=False, aggregator="gaussian")
-
-
-@pytest.mark.parametrize("aggregator", ["tfp-gaussian", "tfp-adaptive-clip"])
-def test_the_same_holds_for_client_level_and_aggregators_of_tensorflow_privacy(make_config, data, tmp_path, aggregator):
-    crash_and_resume(make_config, data, tmp_path, steps=2, client_level=True, aggregator=aggregator)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("client_level", "training"),
-    [
-        (False, {}),
-        (True, {"aggregator": "tfp-gaussian"}),
-        (False, {"aggregator": "tfp-adaptive-clip"}),
-        (True, {"sampler": "poisson-padded", "cohort_limit": 9, "server_optimizer": "adam"}),
-        (True, {"sampler": "without-replacement"}),
-        (True, {"sampler": "shuffle", "client_sampling_rate": 0.25}),
-        (True, {"algorithm": "dp-ftrl", "client_sampling_rate": 0.25}),
-        (True, {"algorithm": "dp-ftrl", "client_sampling_rate": 0.25, "aggregator": "tfp-tree"}),
-    ],
-)
-def test_fifty_crashes(make_config, data, tmp_path, client_level, training):
-    crash_and_resume(make_config, data, tmp_path, steps=50, client_level=client_level, **training)
-
-
 def test_ctrl_c_finishes_and_saves_the_round(make_config, data, tmp_path):
     config = make_config(training={"checkpoint_every": 100})
     go(config, data, tmp_path / "unbroken")
@@ -378,60 +302,6 @@ def test_a_second_ctrl_c_does_not_wait(make_config, data, tmp_path):
         go(make_config(), data, tmp_path, progress=progress)
     assert open_run(tmp_path).rounds_done == 1
     assert go(make_config(), data, tmp_path, resume=True).complete
-
-
-CHILD = """
-import json, sys, numpy as np
-from pathlib import Path
-from dpaudit.config import RunConfig
-from dpaudit.federated.data import Dataset, FederatedData
-from dpaudit.federated.trainer import train
-folder, out, root = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-arrays = np.load(folder / "data.npz")
-part = lambda p: Dataset(x=arrays[p + "x"], y=arrays[p + "y"], client=arrays[p + "c"], classes=3, name="blobs")
-train(RunConfig.model_validate_json((folder / "config.json").read_text()),
-      FederatedData(train=part("t"), holdout=part("h"), clients=6), root=root, out=out, noise_multiplier=1.1,
-      resume=True, progress=lambda a, b: None, ledger_facts={})
-"""
-
-
-def kill_and_resume(config, data, folder, *, kills):
-    unbroken, broken = folder / "unbroken", folder / "broken"
-    go(config, data, unbroken)
-    arrays = {f"{name}{key}": getattr(part, field) for name, part in (("t", data.train), ("h", data.holdout))
-              for key, field in (("x", "x"), ("y", "y"), ("c", "client"))}  # fmt: skip
-    np.savez(folder / "data.npz", **arrays)
-    (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
-    command = [sys.executable, "-c", CHILD, str(folder), str(broken), str(ROOT)]
-    rng = np.random.default_rng(1)
-    for wanted in np.sort(rng.integers(1, config.training.rounds - 20, kills)).tolist():
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-            while child.poll() is None and lines_in(broken / run_files.LEDGER) <= wanted:
-                time.sleep(0.0005)
-            child.send_signal(signal.SIGKILL)
-        assert child.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    run = go(config, data, broken, resume=True)
-    same_run(broken, unbroken)
-    assert run.noise_draws == config.training.rounds
-
-
-def lines_in(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
-
-
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, data, tmp_path):
-    config = make_config(training={"rounds": 300, "checkpoint_every": 30})
-    kill_and_resume(config, data, tmp_path, kills=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("aggregator", ["gaussian", "tfp-gaussian"])
-def test_a_run_killed_many_times(make_config, data, tmp_path, aggregator):
-    config = make_config(
-        client_level=aggregator != "gaussian",
-        training={"rounds": 400, "checkpoint_every": 15, "aggregator": aggregator, "dropout_rate": 0.1},
-    )
-    kill_and_resume(config, data, tmp_path, kills=10)
 
 
 def test_clients_without_examples_are_refused(make_config, data, tmp_path):
