@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]  # without it, importorskip would skip what is there
 
 
 def _shared(name: str, path: str) -> ModuleType:

@@ -66,8 +66,6 @@ def screen_sum(block: ClippedSum, *, width: int, clip_norm: float | None) -> str
         return f"clipped to {block.clip_norm} by the engine, where the aggregator clips to {clip_norm}"
     if block.total.shape != (width,):
         return f"shape {block.total.shape} instead of ({width},)"
-    if block.norms.shape != block.units.shape:
-        return f"{block.norms.size} norms for {block.units.size} contributions"
     if not (np.isfinite(block.total).all() and np.isfinite(block.norms).all()):
         return "NaN or infinity"
     norm, most = float(np.sqrt(block.total @ block.total)), block.units.size * block.clip_norm
@@ -77,18 +75,34 @@ def screen_sum(block: ClippedSum, *, width: int, clip_norm: float | None) -> str
 
 
 def _same_shape(block: Block, width: int) -> tuple[Matrix, Indices, list[Rejected]]:
-    if isinstance(block.rows, np.ndarray) and block.rows.ndim == 2 and block.rows.shape[1] == width:
-        return block.rows, block.units, []
+    rows = block.rows
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == width and rows.dtype.kind in "fiu":
+        return rows, block.units, []
+    kept: list[NDArray[np.float32]] = []
     good: list[int] = []
     rejected: list[Rejected] = []
-    for position, row in enumerate(block.rows):
-        if np.shape(row) == (width,):
-            good.append(position)
+    for position, row in enumerate(rows):
+        found = _one_row(row, width)
+        if isinstance(found, str):
+            rejected.append(Rejected(unit=int(block.units[position]), reason=found))
         else:
-            reason = f"shape {np.shape(row)} instead of ({width},)"
-            rejected.append(Rejected(unit=int(block.units[position]), reason=reason))
-    kept = [np.asarray(block.rows[i], dtype=np.float32) for i in good]
+            good.append(position)
+            kept.append(found)
     return np.stack(kept) if kept else np.zeros((0, width), np.float32), block.units[good], rejected
+
+
+def _one_row(row: object, width: int) -> NDArray[np.float32] | str:
+    """Return what one unit sent as a row, or why it is none; numbers beyond float32 become infinite."""
+    try:
+        array = np.asarray(row)
+    except (TypeError, ValueError):
+        return "not an array"
+    if array.shape != (width,):
+        return f"shape {array.shape} instead of ({width},)"
+    if array.dtype.kind not in "fiu":
+        return f"type {array.dtype} instead of float32"
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def clip_factors(rows: NDArray[np.float64], *, clip_norm: float) -> Vector:

@@ -167,9 +167,14 @@ class Server:
     ) -> tuple[Vector, int, list[Rejected]]:
         """Return the clipped sum of what may be summed of a block, of how many units, and what was rejected.
 
-        Nothing can be taken out of a sum, so that one with a stranger in it is left out whole.
+        Nothing can be taken out of a sum, so that one with a stranger in it is left out whole; and where there are not
+        as many rows as units nobody knows whose they are.
         """
         width = self.weights.size
+        sent = len(block.rows) if isinstance(block, Block) else len(block.norms)
+        if sent != block.units.size:
+            reason = f"{sent} contributions for {block.units.size} units"
+            return np.zeros(self._width), 0, [Rejected(unit=int(unit), reason=reason) for unit in block.units]
         if isinstance(block, Block):
             invited, strangers = _invited(block, cohort, arrived)
             rows, _, unfit = screen(invited, width=width)

@@ -323,7 +323,7 @@ def test_chunks_do_not_change_the_sum(blobs, monkeypatch):
         ({"total": np.zeros(4)}, "shape (4,) instead of (3,)"),
         ({"total": np.array([0.0, np.nan, 0.0])}, "NaN or infinity"),
         ({"norms": np.array([1.0, np.inf], np.float32)}, "NaN or infinity"),
-        ({"norms": np.ones(3, np.float32)}, "3 norms for 2 contributions"),
+        ({"norms": np.ones(3, np.float32)}, "3 contributions for 2 units"),
         ({"total": np.full(3, 1.2)}, "norm 2.07846 of the sum of 2, each clipped to 1"),
         ({"units": np.array([0, 5000])}, "summed with unit 5000: not in this round's cohort"),
         ({"units": np.array([0, 0])}, "summed with unit 0: sent a second time"),
