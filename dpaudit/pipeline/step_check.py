@@ -9,8 +9,9 @@ step: SGD with momentum. Adam divides by the size of its argument; it is given n
 its place the same server steps with SGD.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,13 @@ from dpaudit.federated.trainer import population_of
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import CheckResult, Status, Unit
 from dpaudit.verification import Step, StepClaim
+from dpaudit.verification.adapters_federated import adapts_its_clip
 
 UNITS = 16
 """Units of the ordinary batch; the population is larger, because the test adds units and doubles the batch."""
 ROOM = 4 * UNITS
 _PER_CLIENT = 40
+Batch = tuple[NDArray[Any], ...]
 _EVERYBODY = {"sampler": "poisson", "cohort_limit": None}
 
 
@@ -50,7 +53,7 @@ def _ordinary_batch(config: RunConfig, data: FederatedData) -> tuple[NDArray[Any
     return data.train.x[rows], data.train.y[rows]
 
 
-def _dataset(config: RunConfig, batch: tuple[NDArray[Any], ...], classes: int) -> Dataset:
+def _dataset(config: RunConfig, batch: Batch, classes: int) -> Dataset:
     x, y = batch
     if config.claim.unit == Unit.EXAMPLE:
         return Dataset(x=x, y=y, client=np.zeros(len(y), np.int32), classes=classes, name="step test")
@@ -82,13 +85,8 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
         expected=expected_contributions(config.training, population_of(config, data)),
     )
 
-    def run(batch: tuple[NDArray[Any], ...], seed: int, number: int = 0) -> list[Any]:
-        count = len(batch[0])
-        # The engine's own randomness (order of local data) is the server's affair no more than its weights are: it
-        # keeps the run's root, so that only the noise changes with the seed.
-        runner = (
-            engine.make_engine(functions, _dataset(config, batch, classes), everybody, root=root) if count else None
-        )
+    def rounds(batches: Sequence[Batch], seed: int) -> list[Any]:
+        """Run rounds 0, 1, ... on these batches, each from the initial weights; only the aggregator's state goes on."""
         server = Server(
             Plan(
                 training=everybody,
@@ -102,23 +100,29 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
             weights=initial.copy(),
             ledger=PrivacyLedger(),
         )
-
-        def contributions(weights: NDArray[np.float64], cohort: Cohort) -> Iterator[Any]:
-            if runner is not None:
-                yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
-
-        for earlier in range(number + 1):  # each from the initial weights: only the aggregator's state goes on
+        for number, batch in enumerate(batches):
             server.weights, server.optimizer = initial.copy(), _affine_optimizer(config)
-            server.run_round(earlier, contributions)
+            server.run_round(number, partial(contributions, batch))
         return [server.weights]
 
+    def contributions(batch: Batch, weights: NDArray[np.float64], cohort: Cohort) -> Iterator[Any]:
+        # The engine's own randomness (order of local data) is the server's affair no more than its weights are: it
+        # keeps the run's root, so that only the noise changes with the seed.
+        count = len(batch[0])
+        if count:
+            runner = engine.make_engine(functions, _dataset(config, batch, classes), everybody, root=root)
+            yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
+
+    # The clip norm of adaptive clipping depends on earlier rounds by design: a second round says nothing there.
+    adaptive = adapts_its_clip(aggregator, width=initial.size + config.canaries.count)
     return Step(
-        run=run,
+        run=lambda batch, seed: rounds([batch], seed),
         batch=_ordinary_batch(config, data),
         kind="examples",
         clip_norm=config.training.clip_norm,
         test_empty=True,
-        replays=lambda batch, seed: {f"round {number}": run(batch, seed, number) for number in range(3)},
+        replays=lambda batch, seed: {f"round {last}": rounds([batch] * (last + 1), seed) for last in range(3)},
+        second=None if adaptive else lambda first, second, seed: rounds([first, second], seed),
     )
 
 

@@ -11,6 +11,7 @@ from dpaudit.verification._step_types import Batch, Step
 HUGE = 1e6
 """Norm of a canary in clip norms."""
 _MOST_TENSORS = 24
+DUPLICATE = "duplicate"
 
 Rows = list[NDArray[Any]]
 Named = Iterator[tuple[str, Batch]]
@@ -82,7 +83,7 @@ def _emptied(step: Step) -> Batch:
 def canaries(step: Step) -> Named:
     """Yield the finite canaries of a step by name, the user's own last."""
     yield from _updates(step) if step.kind == "updates" else _examples(step)
-    yield "duplicate", one_row(step)
+    yield DUPLICATE, one_row(step)
     yield from step.canaries.items()
 
 

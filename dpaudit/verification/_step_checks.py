@@ -116,6 +116,11 @@ def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
             Status.INCONCLUSIVE,
             "the canaries did not reach the clip, or there is far more noise than claimed: ",
         )
+    elif status == Status.PASS and _ignores_added(runs):
+        status, note = (
+            Status.INCONCLUSIVE,
+            "a second copy of an ordinary unit changed nothing, so that added units seem to be left out: ",
+        )
     elif status == Status.PASS and mu > limit * (1 + SLACK):
         status, note = Status.INCONCLUSIVE, "the scale of the release depends on the batch, see step.denominator: "
     return CheckResult(
@@ -129,6 +134,13 @@ def sensitivity(runs: Runs, claim: StepClaim, share: float) -> CheckResult:
         refuted=f"noise multiplier {claim.noise_multiplier:.6g}" if status == Status.FAIL else None,
         significance=share,
         n=freedom,
+    )
+
+
+def _ignores_added(runs: Runs) -> bool:
+    """Say whether a unit that came a second time left no trace: then the canaries were not taken either."""
+    return any(
+        effect.name == canary.DUPLICATE and effect.problem is None and not any(effect.norms) for effect in runs.effects
     )
 
 
