@@ -9,6 +9,7 @@
     │   ├── OutputExists          2  the output folder holds another run
     │   └── MissingDependency     2  an optional package is not installed
     ├── AccountantsDisagree      70  two accountants contradict each other on the same event
+    ├── TaskFailed               70  a task of a campaign failed, by no error of dpaudit's own, or its workers died
     └── Refusal                   3  the question has no number that is a bound
         ├── UnsupportedEvent      3  no accountant here can account for this event
         └── CannotCalibrate       2  no noise multiplier reaches the wanted epsilon
@@ -69,6 +70,17 @@ class MissingDependency(UsageError):
 
 class AccountantsDisagree(DpauditError):
     """Two accountants contradict each other on the same event; the message names the one at fault."""
+
+
+class TaskFailed(DpauditError):
+    """A task of a campaign failed, or its workers died again and again; the message names it.
+
+    `exit_code` is that of the error in the task.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_INTERNAL) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class Refusal(DpauditError):

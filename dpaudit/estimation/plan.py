@@ -14,6 +14,7 @@ from dpaudit.estimation.power import per_step_power, simulated_power
 from dpaudit.estimation.reference import Mechanism, gaussian
 from dpaudit.estimation.rules import interest_of_group, planned_guesses
 from dpaudit.estimation.thresholds import MULTI_RUN
+from dpaudit.fanout import Executor
 from dpaudit.gdp import gdp_mu
 from dpaudit.records import PowerResult
 
@@ -51,6 +52,7 @@ def plan_audit(
     max_canaries: int = 200_000,
     trials: int = 200,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> Plan:
     """Return the number of canaries with which `method` refutes the claim with probability `power`.
 
@@ -71,6 +73,7 @@ def plan_audit(
         max_canaries: Where the search ends.
         trials: Simulated audits per number of canaries.
         seed: Root of all streams.
+        executor: Where the simulated audits run (`dpaudit.fanout`); None for here.
 
     Raises: UsageError for an impossible request.
     """
@@ -94,6 +97,7 @@ def plan_audit(
         "group_size": group_size,
         "interest_epsilon": alternative,
         "declared": (INDEPENDENT_RUNS,) if method in MULTI_RUN else (),
+        "executor": executor,
     }
 
     def at(canaries: int) -> PowerResult:
@@ -124,6 +128,7 @@ def plan_per_step(
     max_observations: int = 2_000_000,
     trials: int = 200,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> Plan:
     """Return the number of (step, canary) pairs with which the per-step audit refutes the claim with that `power`.
 
@@ -140,7 +145,7 @@ def plan_per_step(
         return per_step_power(
             observations, claimed_noise_multiplier=claimed_noise_multiplier,
             actual_noise_multiplier=actual_noise_multiplier, claim_epsilon=claim_epsilon, factor=factor, delta=delta,
-            confidence=confidence, trials=trials, seed=seed,
+            confidence=confidence, trials=trials, seed=seed, executor=executor,
         )  # fmt: skip
 
     found, result = _search(at, power, max_observations)

@@ -1,7 +1,8 @@
 """The power of an audit, by simulation of the very estimator that will judge it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from dpaudit.estimation.binomial import lower_limit, upper_limit
 from dpaudit.estimation.estimate import estimate
 from dpaudit.estimation.per_step import per_step_bound
 from dpaudit.estimation.thresholds import MULTI_RUN
+from dpaudit.fanout import Executor, Task, run_campaign
 from dpaudit.records import Bound, BoundStatus, Family, PowerResult, ScoreSet
 
+TRIALS_PER_TASK = 10
 COUNT_METHODS = (*MULTI_RUN, "one-run", "one-run-fdp", "one-run-max", "independent-canaries")
 
 
@@ -28,6 +31,8 @@ def simulated_power(
     confidence: float = 0.95,
     trials: int = 200,
     seed: int,
+    executor: Executor | None = None,
+    cache: Path | None = None,
     **estimate_options: Any,
 ) -> PowerResult:
     """Return how often the audit would refute `claim_epsilon` if the mechanism had `alternative_epsilon`.
@@ -41,29 +46,23 @@ def simulated_power(
         delta: Of the claim and the bound.
         confidence: Of each bound.
         trials: Number of simulated audits.
-        seed: Root of the streams of the trials.
+        seed: Root of the streams of the trials; each has its own, so that the result is the same wherever they run.
+        executor: Where trials run (`dpaudit.fanout`), ten to a task; None for here.
+        cache: Folder from which an interrupted simulation goes on; `simulate` must then have a digest.
         **estimate_options: Passed to `estimate`, the same as in the audit.
 
     Raises: UsageError for an impossible request.
     """
     _validate.positive(claim_epsilon=claim_epsilon, factor=factor)
     _validate.positive_integer(trials=trials)
-    hits, bound = 0, None
-    first = simulate(stream(seed, "estimation/power", 0))
-    for trial in range(trials):
-        scores = first if trial == 0 else simulate(stream(seed, "estimation/power", trial))
-        bound = estimate(
-            scores.member, scores.non_member, method=method, delta=delta, confidence=confidence, **estimate_options
-        )
-        hits += bound.epsilon is not None and bound.epsilon > claim_epsilon
-    if bound is None:
-        raise RuntimeError("unreachable: trials >= 1")
-    best = perfect_attack(
-        first.member.size, first.non_member.size, method=method, delta=delta, confidence=confidence, **estimate_options
-    )
+    audit = {"method": method, "delta": delta, "confidence": confidence, **estimate_options}
+    shared = {"simulate": simulate, "audit": audit, "claim_epsilon": claim_epsilon, "root": seed}
+    blocks = over_blocks(_audits, trials, shared=shared, executor=executor, cache=cache)
+    hits, sizes = sum(block["hits"] for block in blocks), blocks[0]["sizes"]
+    best = perfect_attack(*sizes, **audit)
     return PowerResult(
         method=method,
-        family=bound.family,
+        family=Family(blocks[-1]["family"]),
         claim_epsilon=claim_epsilon,
         factor=factor,
         alternative_epsilon=alternative_epsilon,
@@ -73,6 +72,38 @@ def simulated_power(
         largest_certifiable_epsilon=best.epsilon,
         reason=best.reason if best.epsilon is None else None,
     )
+
+
+def over_blocks(
+    function: Callable[..., Any],
+    trials: int,
+    *,
+    shared: Mapping[str, Any],
+    executor: Executor | None = None,
+    cache: Path | None = None,
+) -> list[Any]:
+    """Return what `function(**shared, block=range)` returns for every block of ten trials, in order."""
+    blocks = [range(at, min(at + TRIALS_PER_TASK, trials)) for at in range(0, trials, TRIALS_PER_TASK)]
+    tasks = [Task(name=f"trials from {b.start}", function=function, arguments={"block": b}) for b in blocks]
+    return list(run_campaign(tasks, executor=executor, shared=shared, cache=cache).values())
+
+
+def _audits(
+    simulate: Callable[[np.random.Generator], ScoreSet],
+    audit: Mapping[str, Any],
+    claim_epsilon: float,
+    root: int,
+    block: range,
+) -> dict[str, Any]:
+    """Run a block of simulated audits; return how many refute the claim, sizes of the first, family of the last."""
+    hits = 0
+    for trial in block:
+        scores = simulate(stream(root, "estimation/power", trial))
+        bound = estimate(scores.member, scores.non_member, **audit)
+        hits += bound.epsilon is not None and bound.epsilon > claim_epsilon
+        if trial == block[0]:
+            sizes = (scores.member.size, scores.non_member.size)
+    return {"hits": int(hits), "sizes": sizes, "family": bound.family.value}
 
 
 def per_step_power(
@@ -87,6 +118,7 @@ def per_step_power(
     method: str = "mean-shift",
     trials: int = 200,
     seed: int,
+    executor: Executor | None = None,
 ) -> PowerResult:
     """Return how often the per-step audit would refute `claim_epsilon` if the noise really were the actual one.
 
@@ -104,22 +136,19 @@ def per_step_power(
         method: As for `per_step_bound`.
         trials: Number of simulated audits.
         seed: Root of the streams of the trials.
+        executor: Where trials run; None for here.
 
     Raises: UsageError for an impossible request.
     """
     _validate.positive(claimed_noise_multiplier=claimed_noise_multiplier, claim_epsilon=claim_epsilon)
     _validate.positive(actual_noise_multiplier=actual_noise_multiplier, factor=factor)
     _validate.positive_integer(trials=trials, observations=observations)
-    hits, low = 0, -1.0 if method == "mean-shift-signed" else 0.0
-    for trial in range(trials):
-        rng = stream(seed, "estimation/power/per-step", trial)
-        coins = rng.random(observations) < 0.5
-        scores = np.where(coins, 1.0, low) + actual_noise_multiplier * rng.normal(size=observations)
-        bound = per_step_bound(
-            scores[coins], scores[~coins], compose=lambda _: 0.0, delta=delta, confidence=confidence, method=method,
-            claimed_noise_multiplier=claimed_noise_multiplier,
-        )  # fmt: skip
-        hits += bound.mu is not None and bound.mu * claimed_noise_multiplier > 1
+    audit = {
+        "delta": delta, "confidence": confidence, "method": method,
+        "claimed_noise_multiplier": claimed_noise_multiplier,
+    }  # fmt: skip
+    shared = {"observations": observations, "noise": actual_noise_multiplier, "audit": audit, "root": seed}
+    hits = sum(over_blocks(_per_step_audits, trials, shared=shared, executor=executor))
     return PowerResult(
         method="per-step",
         family=Family.INDEPENDENT_CANARIES,
@@ -131,6 +160,18 @@ def per_step_power(
         trials=trials,
         reason="per-step reads the distances of the scores, which a perfect attack can make as large as it likes",
     )
+
+
+def _per_step_audits(observations: int, noise: float, audit: Mapping[str, Any], root: int, block: range) -> int:
+    """Run a block of simulated per-step audits; return how many refute the claim."""
+    hits, low = 0, -1.0 if audit["method"] == "mean-shift-signed" else 0.0
+    for trial in block:
+        rng = stream(root, "estimation/power/per-step", trial)
+        coins = rng.random(observations) < 0.5
+        scores = np.where(coins, 1.0, low) + noise * rng.normal(size=observations)
+        bound = per_step_bound(scores[coins], scores[~coins], compose=lambda _: 0.0, **audit)
+        hits += bound.mu is not None and bound.mu * audit["claimed_noise_multiplier"] > 1
+    return int(hits)
 
 
 def perfect_attack(

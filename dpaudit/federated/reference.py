@@ -7,7 +7,6 @@ arXiv:2112.03570: "likelihood ratio attack").
 
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from dpaudit import _rng, _validate
 from dpaudit.config import RunConfig
 from dpaudit.errors import UsageError
+from dpaudit.fanout import Executor, Task, digest_of, run_campaign
 from dpaudit.federated import clients, engine, models
 from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.canaries import NO_CANARIES
 from dpaudit.federated.clipping import Block, ClippedSum
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.many import ManyModels
-from dpaudit.federated.model_cache import ModelCache, digest_of_arrays
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.partition import renumber
 from dpaudit.federated.sampling import Cohort, Population
@@ -162,7 +161,10 @@ def _padded(rows: list[NDArray[np.int64]]) -> tuple[NDArray[np.int32], NDArray[n
 def _train_block(
     config: RunConfig, data: FederatedData, *, root: int, noise_multiplier: float, count: int, block: range
 ) -> Floats:
-    """Train the models numbered `block` out of `count` and return their weights (len(block), parameters)."""
+    """Train the models numbered `block` out of `count` and return their weights (len(block), parameters).
+
+    A task of a campaign: what it returns follows from its arguments alone.
+    """
     clients.deterministic_tensorflow()
     pool, unit, units = make_pool(config, data, root=root)
     masks = balanced_masks(_rng.stream(root, "reference-masks"), models_count=count, units=units)
@@ -209,7 +211,7 @@ def train_references(
     noise_multiplier: float,
     count: int,
     cache: Path | None = None,
-    processes: int = 1,
+    executor: Executor | None = None,
 ) -> References:
     """Train `count` reference models on random halves of train + hold-out, with the algorithm of the run.
 
@@ -224,28 +226,35 @@ def train_references(
         count: number of models, at least 1.
         cache: folder where finished blocks are kept under the digest of everything that they depend on; an
             interrupted call goes on after the last finished block.
-        processes: how many blocks to train at a time, by joblib (loky, or the backend set with
-            `joblib.parallel_config`, such as Ray's).
+        executor: where blocks are trained (`dpaudit.fanout`); None for here. The models are the same.
 
-    Raises: UsageError for a count or number of processes below 1; MissingDependency for several processes without
-        joblib.
+    Raises: UsageError for a count below 1; TaskFailed when a block could not be trained.
     """
-    _validate.positive_integer(count=count, processes=processes)
+    _validate.positive_integer(count=count)
     pool, _, units = make_pool(config, data, root=root)
     masks = balanced_masks(_rng.stream(root, "reference-masks"), models_count=count, units=units)
     blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     shape = pool.x.shape[1:]
     model = models.build_model(config.model, shape, pool.classes, root=root)
     many = ManyModels(model, shape)
-    kept = ModelCache(cache, _facts(config, pool, root=root, noise_multiplier=noise_multiplier, count=count))
-    jobs = [
-        partial(_train_block, config, data, root=root, noise_multiplier=noise_multiplier, count=count, block=block)
+    numbers = {"root": root, "noise_multiplier": noise_multiplier, "count": count}
+    facts = _facts(config, pool)
+    tasks = [
+        Task(
+            name=f"models {block.start} to {block.stop - 1}",
+            function=_train_block,
+            arguments={"block": block},
+            depends_on=(facts, numbers, block),
+        )
         for block in blocks
     ]
-    shapes = [(len(block), many.parameters) for block in blocks]
-    weights = kept.run([f"{b.start}-{b.stop}" for b in blocks], jobs, shapes, processes)
+    shared = {"config": config, "data": data, **numbers}
+    weights = run_campaign(tasks, executor=executor, shared=shared, cache=cache)
     return References(
-        weights=np.concatenate(weights), inside=masks, functions=clients.ClientFunctions(model, shape), many=many
+        weights=np.concatenate(list(weights.values())),
+        inside=masks,
+        functions=clients.ClientFunctions(model, shape),
+        many=many,
     )
 
 
@@ -263,14 +272,11 @@ def reference_logits(
     return found.logits(pool.x), found.inside
 
 
-def _facts(config: RunConfig, pool: Dataset, **numbers: float) -> dict[str, object]:
-    """Return everything that reference models depend on."""
+def _facts(config: RunConfig, pool: Dataset) -> dict[str, object]:
+    """Return what reference models depend on beside numbers and versions: the audit and the policy are not in it."""
     return {
-        "what": "dpaudit reference models, version 1",
         "model": config.model.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json"),
         "unit": config.claim.unit,
-        "data": digest_of_arrays(pool.x, pool.y, np.asarray(pool.client)),
-        "numbers": {name: repr(value) for name, value in numbers.items()},
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+        "data": digest_of([pool.x, pool.y, np.asarray(pool.client)]),
     }

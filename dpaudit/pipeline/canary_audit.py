@@ -1,6 +1,8 @@
 """The canary audit: scores from observations, joined with the coins, turned into lower bounds and their power."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from dpaudit import _rng, estimation
 from dpaudit.attacks import canary
 from dpaudit.config import RunConfig
 from dpaudit.errors import CannotCalibrate
+from dpaudit.fanout import Executor
 from dpaudit.pipeline.design import Design, noise_for, secret_sampling_rate
 from dpaudit.records import Bound, Family, PowerResult, ScoreSet
 
@@ -89,11 +92,19 @@ def _simulated_scores(
 
 
 def power(
-    config: RunConfig, design: Design, view: CanaryView, *, root: int, inflation: float = 1.0
+    config: RunConfig,
+    design: Design,
+    view: CanaryView,
+    *,
+    root: int,
+    inflation: float = 1.0,
+    executor: Executor | None = None,
+    cache: Path | None = None,
 ) -> tuple[PowerResult, ...]:
     """Return, per method, how often this very audit would refute the claim if epsilon were `detect_factor` times it.
 
-    `inflation` is the noise of the sum over that of the whole round (above 1 with adaptive clipping).
+    `inflation` is the noise of the sum over that of the whole round (above 1 with adaptive clipping). The simulated
+    audits run on `executor`, and `cache` keeps those that are done.
     """
     claim, factor = config.claim.epsilon, config.audit.detect_factor
     if not score_methods(config):
@@ -110,12 +121,14 @@ def power(
         )  # fmt: skip
     return tuple(
         estimation.simulated_power(
-            lambda rng: _simulated_scores(rng, config, design, view, weaker_noise),
+            partial(_simulated_scores, config=config, design=design, view=view, noise_multiplier=weaker_noise),
             claim_epsilon=claim,
             factor=factor,
             alternative_epsilon=factor * claim,
             trials=config.audit.power_trials,
             seed=_rng.seed_of(root, "power"),
+            executor=executor,
+            cache=cache,
             **_options(config, method),
         )
         for method in score_methods(config)

@@ -16,6 +16,7 @@ from dpaudit.attacks.membership import scores_of, split
 from dpaudit.attacks.subset import with_population
 from dpaudit.config import RunConfig
 from dpaudit.errors import DpauditError
+from dpaudit.fanout import Executor
 from dpaudit.federated.data import FederatedData
 from dpaudit.federated.models import load_model, logits_of
 from dpaudit.federated.reference import References, train_references
@@ -96,8 +97,17 @@ def _holders(data: FederatedData) -> NDArray[np.int64] | None:
     return np.concatenate([data.train.client, data.holdout.client]).astype(np.int64)
 
 
-def observe(config: RunConfig, design: Design, data: FederatedData, pool: Pool, model: Path, *, root: int) -> Observed:
-    """Query the released model on the pool, and train the attacker's reference models."""
+def observe(
+    config: RunConfig,
+    design: Design,
+    data: FederatedData,
+    pool: Pool,
+    model: Path,
+    *,
+    root: int,
+    executor: Executor | None = None,
+) -> Observed:
+    """Query the released model on the pool, and train the attacker's reference models, on `executor`."""
     needs, facts = needs_of(config), dict[str, Any]()
     references = None
     if config.audit.reference_models and REFERENCE_MODELS in needs:
@@ -108,7 +118,7 @@ def observe(config: RunConfig, design: Design, data: FederatedData, pool: Pool, 
             noise_multiplier=design.noise_multiplier,
             count=config.audit.reference_models,
             cache=model.parent / REFERENCES,
-            processes=config.audit.processes,
+            executor=executor,
         )
         facts |= {"reference_logits": references.logits(pool.x), "reference_in": references.inside}
     if needs & {LABEL_QUERIES, GRADIENTS}:

@@ -8,6 +8,7 @@ of a threshold). The accountant then says what epsilon a run of such steps has, 
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from dpaudit import _rng, accounting, estimation
 from dpaudit.config import RunConfig
 from dpaudit.errors import CannotCalibrate
 from dpaudit.estimation.binomial import lower_limit, upper_limit
+from dpaudit.estimation.power import over_blocks
+from dpaudit.fanout import Executor
 from dpaudit.pipeline.design import attained_event, noise_for
 from dpaudit.records import Bound, Family, PowerResult
 
@@ -73,12 +76,20 @@ def lower_bound(
 
 
 def power(
-    config: RunConfig, participation: NDArray[np.bool_], *, root: int, inflation: float = 1.0, slots: int = 0
+    config: RunConfig,
+    participation: NDArray[np.bool_],
+    *,
+    root: int,
+    inflation: float = 1.0,
+    slots: int = 0,
+    executor: Executor | None = None,
+    cache: Path | None = None,
 ) -> PowerResult:
     """Return how often this audit would refute the claim if epsilon were `detect_factor` times it, by simulation.
 
     The bound on epsilon exceeds the claim exactly when the bound on mu exceeds that of the claim, because epsilon
     grows with mu; so the trials need no accountant. `inflation` is the noise of the sum over that of the whole round.
+    The trials run on `executor`, and `cache` keeps those that are done.
     """
     claim, factor = config.claim.epsilon, config.audit.detect_factor
     result = PowerResult(
@@ -91,12 +102,9 @@ def power(
     except CannotCalibrate as error:
         return replace(result, reason=str(error))
     inside = int(np.count_nonzero(participation))
-    outside, trials, hits = participation.size - inside, config.audit.power_trials, 0
-    for trial in range(trials):
-        rng = _rng.stream(root, "power/per-step", trial)
-        noise = rng.standard_normal(inside + outside, dtype=np.float32) * np.float32(weaker)
-        bound = _bound(config, 1 + noise[:inside], noise[inside:], lambda _: 0.0, trial)
-        hits += bound.mu is not None and bound.mu * claimed > 1
+    sizes, trials = (inside, participation.size - inside), config.audit.power_trials
+    shared = {"config": config, "sizes": sizes, "noise": weaker, "claimed": claimed, "root": root}
+    hits = sum(over_blocks(_audits, trials, shared=shared, executor=executor, cache=cache))
     return replace(
         result,
         alternative_epsilon=factor * claim,
@@ -105,3 +113,14 @@ def power(
         trials=trials,
         reason=None,
     )
+
+
+def _audits(config: RunConfig, sizes: tuple[int, int], noise: float, claimed: float, root: int, block: range) -> int:
+    """Run a block of simulated audits with `sizes` pairs inside and outside; return how many refute the claim."""
+    hits, inside = 0, sizes[0]
+    for trial in block:
+        rng = _rng.stream(root, "power/per-step", trial)
+        drawn = rng.standard_normal(sum(sizes), dtype=np.float32) * np.float32(noise)
+        bound = _bound(config, 1 + drawn[:inside], drawn[inside:], lambda _: 0.0, trial)
+        hits += bound.mu is not None and bound.mu * claimed > 1
+    return int(hits)

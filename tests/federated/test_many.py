@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dpaudit.config import ModelSection
-from dpaudit.errors import DataError, UsageError
-from dpaudit.federated import clients, model_cache, models, reference
+from dpaudit.errors import DataError
+from dpaudit.federated import clients, models, reference
 from dpaudit.federated.many import ManyModels
 from dpaudit.federated.twins import epochs_of, train_twins
 
@@ -101,23 +101,22 @@ def test_an_interrupted_training_goes_on_after_the_last_block(make_config, data,
     config = make_config(training={"rounds": 10})
     monkeypatch.setattr(reference, "BLOCK", 2)
     whole = references(config, data)
-    train, trained = reference._train_block, []
+    start, trained = reference.balanced_masks, []
 
-    def stops(*arguments, block, **options):
-        if len(trained) == 2:
+    def stops(*arguments, **options):
+        if len(trained) == 3:  # once for the whole, and once for each block
             raise KeyboardInterrupt
-        trained.append(block)
-        return train(*arguments, block=block, **options)
+        trained.append(1)
+        return start(*arguments, **options)
 
-    monkeypatch.setattr(reference, "_train_block", stops)
+    monkeypatch.setattr(reference, "balanced_masks", stops)
     with pytest.raises(KeyboardInterrupt):
         references(config, data, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(
-        reference, "_train_block", lambda *a, block, **o: trained.append(block) or train(*a, block=block, **o)
-    )
+    trained.clear()
+    monkeypatch.setattr(reference, "balanced_masks", lambda *a, **o: trained.append(1) or start(*a, **o))
     resumed = references(config, data, cache=tmp_path)
-    assert trained == [range(2), range(2, 4), range(4, 5)]
+    assert len(trained) == 2  # for the whole, and for the block that was left
     np.testing.assert_array_equal(resumed.weights, whole.weights)
     np.testing.assert_array_equal(references(config, data, cache=tmp_path).weights, whole.weights)
     assert len(trained) == 3  # nothing was left to train
@@ -131,30 +130,3 @@ def test_the_cache_knows_what_its_models_depend_on(make_config, data, tmp_path):
     reference.train_references(config, data, root=2, noise_multiplier=0.5, count=5, cache=tmp_path)
     reference.train_references(config, data, root=1, noise_multiplier=0.6, count=5, cache=tmp_path)
     assert len({path.name for path in tmp_path.iterdir()} - first) == 3
-
-
-def test_a_damaged_file_is_trained_again(tmp_path):
-    calls = []
-
-    def job():
-        calls.append(1)
-        return np.ones((2, 3), np.float32)
-
-    cache = model_cache.ModelCache(tmp_path, {"a": 1})
-    for damage in (lambda p: p.write_bytes(b"x"), lambda p: p.write_bytes(p.read_bytes()[:-30]), lambda p: None):
-        cache.run(["0-2"], [job], [(2, 3)], 1)
-        damage(cache.path("0-2"))
-    assert len(calls) == 3
-    assert cache.load("0-2", (2, 3)) is not None
-    assert cache.load("0-2", (2, 4)) is None
-
-
-@pytest.mark.slow
-def test_processes_give_the_same_models(make_config, data, monkeypatch):
-    config = make_config(training={"rounds": 5})
-    monkeypatch.setattr(reference, "BLOCK", 3)
-    np.testing.assert_allclose(
-        references(config, data, processes=2).weights, references(config, data).weights, atol=1e-6
-    )
-    with pytest.raises(UsageError):
-        references(config, data, processes=0)

@@ -1,0 +1,104 @@
+"""A connection to Ray: a Ray of our own on this machine that ends with us, or somebody's cluster that does not."""
+
+import functools
+import gc
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dpaudit.errors import MissingDependency, UsageError
+from dpaudit.fanout.cache import versions
+from dpaudit.fanout.workers import environment
+
+INSTALL = "pip install 'dpaudit[ray]'"
+_QUIET: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaySession:
+    """An open connection: the module `ray`, options that its tasks need, and whether Ray is our own."""
+
+    ray: Any
+    options: Mapping[str, Any]
+    own: bool
+
+    @property
+    def cores(self) -> int:
+        """Cores that the cluster has now."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
+    def put(self, value: Any) -> Any:
+        """Place a value in the object store once, for all workers."""
+        return self.ray.put(value)
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, processes: int | None = None) -> Iterator[RaySession]:
+    """Connect to Ray while the block runs.
+
+    Args:
+        address: of an existing cluster; None for RAY_ADDRESS, or a Ray of our own on this machine, without dashboard
+            and without usage statistics, which is ended when the block is left, also by a failure. Where this process
+            is connected to Ray already, that connection is used and left open.
+        processes: cores that our own Ray offers; None for all.
+
+    Raises: MissingDependency without ray; UsageError when the cluster cannot be reached.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _warnings_of_ray():
+            import ray
+    except ImportError as error:
+        raise MissingDependency(f"the executor ray needs ray: {INSTALL}.") from error
+    given = address or os.environ.get("RAY_ADDRESS") or None
+    if ray.is_initialized():
+        yield RaySession(ray=ray, options={"runtime_env": {"env_vars": environment()}}, own=False)
+        return
+    own = given in (None, "local")
+    try:
+        _connect(ray, "local" if own else str(given), processes)
+        yield RaySession(ray=ray, options={}, own=own)
+    finally:
+        with _warnings_of_ray():
+            ray.shutdown()
+            gc.collect()
+
+
+def _connect(ray: Any, address: str, processes: int | None) -> None:
+    variables, options = environment(), dict[str, Any]()
+    if address == "local":  # workers find what this process finds
+        variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
+        options = {"include_dashboard": False, "num_cpus": processes}
+    options |= {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
+    try:
+        with _warnings_of_ray():
+            ray.init(address=address, runtime_env={"env_vars": variables}, **options)
+            gc.collect()
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"cannot connect to Ray at {address}: {error}. Is it running (`ray status`)?") from error
+
+
+@contextmanager
+def _warnings_of_ray() -> Iterator[None]:
+    """Hold back what Ray warns of itself: files and processes that it leaves to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@functools.cache
+def check_versions(expected: tuple[tuple[str, str | None], ...]) -> None:
+    """Raise UsageError in a worker whose packages are not those of the machine that sent the task."""
+    own = versions()
+    wrong = [f"{name} {own[name]} (there {value})" for name, value in expected if own[name] != value]
+    if wrong:
+        raise UsageError(
+            f"the worker on {socket.gethostname()} has {', '.join(wrong)}: results would not be the same everywhere. "
+            "Install the same environment on all machines of the cluster."
+        )

@@ -1,0 +1,62 @@
+"""What the tests of dpaudit.fanout run in workers; imported there by this name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dpaudit import _rng
+from dpaudit.errors import DataError
+
+
+def draw(scale, size, *, seed):
+    values = scale * _rng.stream(seed, "draw").normal(size=size)
+    return {
+        "values": values,
+        "mean": float(values.mean()),
+        "single": values.astype(np.float32)[0],
+        "pair": (size, None),
+    }
+
+
+def scaled(table, factor):
+    return factor * table
+
+
+def process(_):
+    return os.getpid()
+
+
+def threads():
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")}
+
+
+def sleepy(seconds, value):
+    time.sleep(seconds)
+    return value
+
+
+def fails(message):
+    raise DataError(message)
+
+
+def unsendable():
+    return lambda: 0
+
+
+def dies(mark, times):
+    """Kill this worker, the first `times` times."""
+    seen = Path(mark)
+    count = int(seen.read_text()) if seen.exists() else 0
+    if count < times:
+        seen.write_text(str(count + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return count
+
+
+def counted(folder, value):
+    """Leave a mark for each time that this is really run."""
+    (Path(folder) / f"{value}-{time.monotonic_ns()}").touch()
+    return np.full(3, value)
