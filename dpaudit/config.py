@@ -189,10 +189,28 @@ class AuditSection(Section):
     reference_models: Annotated[int, Field(ge=0, le=1024)] = 8
     augmented_queries: Annotated[int, Field(ge=0, le=64)] = 0
     """Altered copies of every record that LiRA and RMIA query beside the record itself."""
-    processes: Annotated[int, Field(ge=1, le=256)] = 1
-    """Blocks of reference models that are trained at a time."""
+    executor: Literal["serial", "joblib", "ray"] | None = None
+    """Where reference models and simulated audits run: here, in processes of this machine, or on Ray. The numbers are
+    the same. None means joblib if several `processes` are asked for, else here."""
+    processes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many of them run at a time; None for one per core, or for what an existing Ray cluster has."""
+    ray_address: str | None = None
+    """Of an existing Ray cluster; None for the environment variable RAY_ADDRESS, or a Ray of our own."""
     detect_factor: Annotated[float, Field(gt=1)] = 2.0
     power_trials: Count = 50
+
+    @property
+    def backend(self) -> str:
+        """The executor by name."""
+        return self.executor or ("joblib" if (self.processes or 1) > 1 else "serial")
+
+    @model_validator(mode="after")
+    def _executor_fits(self) -> Self:
+        if self.backend == "serial" and (self.processes or 1) > 1:
+            raise ValueError('audit.executor = "serial" runs one task at a time; leave audit.processes out')
+        if self.ray_address is not None and self.backend != "ray":
+            raise ValueError('audit.ray_address belongs to audit.executor = "ray"')
+        return self
 
 
 class DemonstrationSection(Section):

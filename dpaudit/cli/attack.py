@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpaudit.cli.executor_options import NAMES, chosen_executor, executor_options
 from dpaudit.cli.output import emit, json_option
 from dpaudit.cli.quiet import load_tensorflow
 from dpaudit.errors import EXIT_PASS, EXIT_USAGE, DpauditError, UsageError
@@ -42,6 +43,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--confidence", type=float, default=0.95, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1024, show_default=True)
+@executor_options
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
@@ -113,7 +115,8 @@ def _on_model(options: dict[str, Any], measure: "Measure") -> "AttackReport":
         batch_size=options["batch_size"],
         seed=options["seed"],
     )
-    subject = attack_inputs.observe(request)
+    with chosen_executor(**{name: options[name] for name in NAMES}) as executor:
+        subject = attack_inputs.observe(request, executor=executor)
     return attack_model.attack_subject(subject, options["wanted"], measure, control=options["control"], hidden=hidden)
 
 

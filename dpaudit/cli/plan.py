@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpaudit.cli.estimate import METHODS
+from dpaudit.cli.executor_options import NAMES, chosen_executor, executor_options
 from dpaudit.cli.output import emit, json_option
 from dpaudit.errors import EXIT_INCONCLUSIVE, UsageError
 
@@ -46,13 +47,15 @@ canary is a model trained with or without the target. For per-step, a coin decid
 @click.option("--max-canaries", type=int, default=200_000, show_default=True, help="Where the search ends.")
 @click.option("--trials", type=int, default=200, show_default=True, help="Simulated audits per number of canaries.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@executor_options
 @json_option
 def command(methods: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print the plans; see HELP."""
     sampler = [options[name] is not None for name in ("sampling_rate", "steps")]
     if any(sampler) and PER_STEP not in methods:
         raise UsageError("--sampling-rate and --steps are for --method per-step; the others simulate one release.")
-    plans = [_payload(_plan(method, options), options) for method in methods]
+    with chosen_executor(**{name: options.pop(name) for name in NAMES}) as executor:
+        plans = [_payload(_plan(method, options | {"executor": executor}), options) for method in methods]
     emit("plan", {**plans[0], "plans": plans}, "\n".join(map(_text, plans)), as_json=as_json)
     if all(plan["canaries"] is None for plan in plans):
         click.get_current_context().exit(EXIT_INCONCLUSIVE)
@@ -104,7 +107,7 @@ def _per_step(options: dict[str, Any], *, sampling_rate: float | None, steps: in
         raise UsageError("per-step is composed over the steps of the training; give --sampling-rate and --steps.")
     if options["group_size"] != 1:
         raise UsageError("per-step plans single canaries; leave out --group-size.")
-    names = ("claim_epsilon", "delta", "power", "factor", "confidence", "trials", "seed")
+    names = ("claim_epsilon", "delta", "power", "factor", "confidence", "trials", "seed", "executor")
     claim, delta = options["claim_epsilon"], options["delta"]
     noises = [
         calibrate_noise(e, delta, sampling_rate=sampling_rate, steps=steps) for e in (claim, options["factor"] * claim)

@@ -16,6 +16,7 @@ from dpaudit.attacks.files import Examples, flags, read_arrays, read_examples, u
 from dpaudit.attacks.groups import Groupings, read_groups
 from dpaudit.config import ModelSection
 from dpaudit.errors import DataError, UsageError
+from dpaudit.fanout import Executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,10 @@ def needs_of(attacks: tuple[str, ...]) -> frozenset[str]:
     return frozenset(need for name in attacks for need in registry.make(name).needs)
 
 
-def observe(request: Request) -> Subject:
+def observe(request: Request, *, executor: Executor | None = None) -> Subject:
     """Read the files, query the model, train shadow models; nothing of membership goes into what attacks see.
+
+    Shadow models are trained on `executor` (`dpaudit.fanout`), if there are many; None for here.
 
     Raises: UsageError or DataError for files, models or outputs that cannot be used.
     """
@@ -84,7 +87,7 @@ def observe(request: Request) -> Subject:
     if needs & {GRADIENTS, EARLIER_MODEL}:
         facts |= _white_box(request, x, y)
     plain = Observed(logits=logits[:n], labels=y, unit=number, **facts)
-    observed = _with_references(request, plain, model, classes, known, logits[n:])
+    observed = _with_references(request, plain, model, classes, known, logits[n:], executor)
     return Subject(observed=observed, is_member=by_unit, x=x, y=y, unit=number, classes=classes, groups=groups)
 
 
@@ -117,7 +120,7 @@ Reference = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 def _with_references(
     request: Request, plain: Observed, model: targets.Model, classes: int, known: Examples | None,
-    known_logits: NDArray[np.float64],
+    known_logits: NDArray[np.float64], executor: Executor | None,
 ) -> Observed:  # fmt: skip
     """Add reference models (from a file, or trained here), altered copies and the population."""
     population = None
@@ -129,7 +132,7 @@ def _with_references(
         plain = replace(plain, **_from_file(request.references))
     reference: Reference | None = None
     if request.shadow_models:
-        reference, inside = _shadow_models(request, plain, classes)
+        reference, inside = _shadow_models(request, plain, classes, executor)
         plain = replace(plain, reference_logits=reference(_numbers(plain.x)), reference_in=inside)
         if population is not None:
             outside = np.zeros((request.shadow_models, population.units), dtype=np.bool_)
@@ -168,7 +171,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     return {"reference_logits": arrays["reference_logits"], "reference_in": inside}
 
 
-def _shadow_models(request: Request, seen: Observed, classes: int) -> tuple[Reference, NDArray[np.bool_]]:
+def _shadow_models(
+    request: Request, seen: Observed, classes: int, executor: Executor | None
+) -> tuple[Reference, NDArray[np.bool_]]:
     """Train the attacker's models on balanced halves of the units, many at once."""
     from dpaudit.federated.reference import balanced_masks
     from dpaudit.federated.twins import train_twins
@@ -179,5 +184,5 @@ def _shadow_models(request: Request, seen: Observed, classes: int) -> tuple[Refe
     section = ModelSection(hidden=request.hidden)
     labels = seen.labels.astype(np.int32)
     x = _numbers(seen.x)
-    twins = train_twins(section, x, labels, of_example, classes=classes, root=request.seed)
+    twins = train_twins(section, x, labels, of_example, classes=classes, root=request.seed, executor=executor)
     return twins.logits, inside

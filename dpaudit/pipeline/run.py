@@ -8,6 +8,7 @@ from typing import Any
 
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
+from dpaudit.fanout import Executor, open_executor
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.engine import MakeRunner
 from dpaudit.federated.run_files import (
@@ -38,6 +39,8 @@ from dpaudit.pipeline.releases import client_ids, releases_of
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
 from dpaudit.policy import Policy
 from dpaudit.records import AccountingSummary, CheckResult, Claim, ScoreSet, Unit, Verdict
+
+SIMULATIONS = "private/simulated-audits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,17 +140,25 @@ def _train_rounds(
 
 def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Reporter) -> Outcome:
     """Account, audit, attack and verify a finished training; write the evidence and judge it."""
+    settings = trained.config.audit
+    with open_executor(settings.backend, processes=settings.processes, ray_address=settings.ray_address) as executor:
+        return _audit(trained, policy=policy, today=today, reporter=reporter, executor=executor)
+
+
+def _audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Reporter, executor: Executor) -> Outcome:
     config, root = trained.config, trained.workspace.root
     reporter.stage("accounting from the ledger")
     ledger = PrivacyLedger.open(trained.workspace.ledger)
     summary = accounting.summarize(ledger, delta=config.claim.delta, relation=config.claim.relation)
     reporter.stage("auditing with canaries")
-    canaries = _audit_canaries(trained, ledger)
+    canaries = _audit_canaries(trained, ledger, executor)
     reporter.stage("verifying noise, clip, sampling and ledger")
     results = [*canaries["checks"], *_verify(trained, ledger)]
     reporter.stage("attacking the model")
     pool = membership.make_pool(config, trained.data, root=root)
-    observed = membership.observe(config, trained.design, trained.data, pool, trained.run.model, root=root)
+    observed = membership.observe(
+        config, trained.design, trained.data, pool, trained.run.model, root=root, executor=executor
+    )
     attacks, attack_scores = membership.run_attacks(config, observed, pool, summary, root=root)
     results += membership.check_attacks(config, pool, attack_scores, summary, trained.workspace.out, root=root)
     summary = replace(summary, assumptions=accounting.verified_by(summary.assumptions, results))
@@ -157,7 +168,7 @@ def audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Rep
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
 
 
-def _audit_canaries(trained: Trained, ledger: PrivacyLedger) -> dict[str, Any]:
+def _audit_canaries(trained: Trained, ledger: PrivacyLedger, executor: Executor) -> dict[str, Any]:
     """Return bounds, powers, scores, coins and checks of the canaries; all empty when there are none."""
     config, root, out = trained.config, trained.workspace.root, trained.workspace.out
     if config.canaries.count == 0:
@@ -170,10 +181,11 @@ def _audit_canaries(trained: Trained, ledger: PrivacyLedger) -> dict[str, Any]:
     scores, (squares, parameters) = canary_audit.join(raw_scores, coins), load_model_noise(out)
     bounds = canary_audit.lower_bounds(config, scores, root=root)
     inflation = checks.promised_noise(ledger) / trained.design.noise_multiplier
-    powers = canary_audit.power(config, trained.design, view, root=root, inflation=inflation)
+    simulated: dict[str, Any] = {"inflation": inflation, "executor": executor, "cache": out / SIMULATIONS}
+    powers = canary_audit.power(config, trained.design, view, root=root, **simulated)
     if per_step.METHOD in config.audit.methods:
         bounds += (per_step.lower_bound(config, view.observations, present, root=root, slots=trained.design.slots),)
-        powers += (per_step.power(config, present, root=root, inflation=inflation, slots=trained.design.slots),)
+        powers += (per_step.power(config, present, root=root, slots=trained.design.slots, **simulated),)
     return {
         "bounds": bounds,
         "powers": powers,
