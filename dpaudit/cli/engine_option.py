@@ -2,7 +2,7 @@
 
 import click
 
-ENGINES = ("in-process",)
+ENGINES = ("in-process", "litert")
 
 engine_option = click.option(
     "--engine",

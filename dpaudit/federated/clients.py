@@ -69,6 +69,11 @@ class ClientFunctions(LocalUpdates):
         self._clipped = tf.function(self._trace_clipped, input_signature=signature, autograph=False)
         self._floats: int | None = None
 
+    @property
+    def model(self) -> Any:
+        """The Keras model, for engines that compile it in their own way."""
+        return self._model
+
     def _call(self, weights: Any, x: Any, seed: Any, *, training: bool) -> Any:
         """Return the logits of a batch under a flat weight vector; `seed` (2,) drives dropout."""
         import tensorflow as tf

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpaudit import _rng
 from dpaudit.config import TrainingSection
+from dpaudit.device.order import local_orders
 from dpaudit.federated.clients import ClientFunctions
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected
 from dpaudit.federated.data import Dataset
@@ -62,7 +63,8 @@ def round_seeds(root: int, number: int) -> RoundSeeds:
     return RoundSeeds(dropout=dropout, order=_rng.seed_of(root, "local-order", number))
 
 
-def _chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
+def chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
+    """Cut the units of a cohort into parts whose contributions fit in memory together."""
     size = max(1, CHUNK_BYTES // max(bytes_per_unit, 1))
     for start in range(0, units.size, size):
         yield units[start : start + size]
@@ -109,7 +111,7 @@ class FedSgdEngine:
         if not self._bookkeeping:
             yield from self._rows(weights, wanted, seed)
             return
-        for units in _chunks(wanted, self._functions.bookkeeping_bytes):
+        for units in chunks(wanted, self._functions.bookkeeping_bytes):
             total, norms = self._sum(weights, units, seed)
             fit = np.isfinite(norms)
             if fit.all():
@@ -127,7 +129,7 @@ class FedSgdEngine:
         return self._functions.clipped_sum(weights, self._x, self._y, units, clip_norm=clip_norm, seed=seed)
 
     def _rows(self, weights: Vector, wanted: Indices, seed: tuple[int, int]) -> Iterator[Block]:
-        for units in _chunks(wanted, 32 * self.parameters):
+        for units in chunks(wanted, 32 * self.parameters):
             rows = self._functions.per_example_gradients(weights, self._x, self._y, units, seed=seed)
             yield Block(units=units, rows=rows)
 
@@ -165,7 +167,7 @@ class FedAvgEngine:
     def updates(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Block]:
         """Yield the local updates of the clients `wanted`, by the seeds of a round."""
         examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
-        for units in _chunks(wanted, 4 * (4 * self.parameters + 2 * examples)):
+        for units in chunks(wanted, 4 * (4 * self.parameters + 2 * examples)):
             index, mask = self._batches(seeds.order, units)
             rows = self._functions.local_updates(
                 weights,
@@ -198,33 +200,6 @@ class FedAvgEngine:
         mask = np.broadcast_to(present, index.shape).astype(np.float32)
         shape = (units.size, epochs * padded // size, size)
         return index.reshape(shape), mask.reshape(shape)
-
-
-def local_orders(key: int, sizes: Indices, *, epochs: int, longest: int) -> NDArray[np.int64]:
-    """Return an order of each client's examples in each epoch, (clients or 1, epochs, longest): padding comes last.
-
-    Every (epoch, position) gets a number by SplitMix64 (Steele, Lea, Flood 2014) of the key; the order is that of
-    the numbers. So it is one order for all clients, of which each takes the positions that it has: what a client does
-    depends on its data and the round alone, not on its id or on who else takes part. No privacy rests on it.
-    """
-    place = (np.arange(epochs, dtype=np.uint64)[:, None] << np.uint64(32)) + np.arange(longest, dtype=np.uint64)
-    first: NDArray[np.uint64] = np.full(1, key, dtype=np.uint64)
-    everyone = np.argsort(_mix(np.add(_mix(first), place, dtype=np.uint64)), axis=1, kind="stable")[None]
-    if sizes.min() == longest:
-        return everyone
-    has = everyone < sizes[:, None, None]
-    order = np.zeros(has.shape, dtype=np.int64)
-    client, epoch, _ = np.nonzero(has)
-    order[client, epoch, (np.cumsum(has, axis=2) - 1)[has]] = np.broadcast_to(everyone, has.shape)[has]
-    return order
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        z = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices]:

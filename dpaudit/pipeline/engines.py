@@ -9,6 +9,7 @@ from dpaudit.federated.data import FederatedData
 from dpaudit.federated.engine import MakeRunner, make_engine
 
 IN_PROCESS = "in-process"
+LITERT = "litert"
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def open_engine(name: str, config: RunConfig, data: FederatedData, *, root: int)
     """Yield what makes the engine `name`; what it started is ended when the block is left, also by a failure.
 
     Args:
-        name: `in-process`.
+        name: `in-process`, or `litert` (what a device computes, one client after the other).
         config: the run.
         data: its data.
         root: root seed.
@@ -24,6 +25,11 @@ def open_engine(name: str, config: RunConfig, data: FederatedData, *, root: int)
     Raises: UsageError for an unknown name, MissingDependency when its package is not installed.
     """
     del config, data, root
-    if name != IN_PROCESS:
-        raise UsageError(f"engine must be {IN_PROCESS}; got {name!r}.")
-    yield make_engine
+    if name == LITERT:
+        from dpaudit.federated.litert_engine import LiteRtEngine
+
+        yield LiteRtEngine
+    elif name == IN_PROCESS:
+        yield make_engine
+    else:
+        raise UsageError(f"engine must be {IN_PROCESS} or {LITERT}; got {name!r}.")
