@@ -37,6 +37,17 @@ def _arrays(path: str) -> list[NDArray[Any]]:
         raise DataError(f"cannot read {path}: {error}.") from error
 
 
+def _write(path: Path, delta: NDArray[np.float32]) -> None:
+    """Write the whole file or none."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, delta)
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}.") from error
+
+
 def run(given: list[str]) -> int:
     """Do what the command line says; return the exit code. Without data, describe the client."""
     options = _arguments(given)
@@ -48,8 +59,7 @@ def run(given: list[str]) -> int:
                 raise DataError("say where the update is written: -o DELTA.npy")
             weights, x, y = _arrays(options.data)
             update = client.update(weights, x, y, key=options.key)
-            with Path(options.out).open("wb") as file:
-                np.save(file, update.delta)
+            _write(Path(options.out), update.delta)
             body |= {"written": options.out, "examples": update.examples, "norm": update.norm}
     except DpauditError as error:
         sys.stderr.write(f"dpaudit.device: {error}\n")

@@ -50,25 +50,22 @@ _INSTEAD = (
 
 def check_trainable(model: Any) -> None:
     """Raise UsageError, with every layer at fault and what to use instead, unless a device can train `model`."""
-    problems = []
     if type(model).__name__ not in {"Functional", "Sequential"} or not _is_builtin(model):
-        problems.append(f"the model is a {type(model).__name__}: make it functional or sequential, of built-in layers")
+        problems = [f"the model is a {type(model).__name__}: make it functional or sequential, of built-in layers"]
     else:
-        problems += [found for layer in _layers(model) if (found := _problem(layer))]
+        problems = list(dict.fromkeys(_problems(model)))
     if problems:
         raise UsageError("this model cannot be trained by LiteRT on a device:\n  " + "\n  ".join(problems))
 
 
-def _layers(model: Any) -> list[Any]:
-    """Return all layers, those inside others too, and the operations between layers; each once."""
-    found = [model, *model._flatten_layers(include_self=False)]
-    between = [
-        operation
-        for layer in found
-        for operation in getattr(layer, "operations", [])
-        if not hasattr(operation, "trainable_variables")
-    ]
-    return list({id(thing): thing for thing in [*found, *between]}.values())
+def _problems(layer: Any) -> list[str]:
+    """Return what is wrong with a layer, or else with the layers and the operations inside."""
+    found = _problem(layer)
+    if found is not None or not hasattr(layer, "trainable_variables"):
+        return [] if found is None else [found]
+    inner = [thing for thing in getattr(layer, "operations", []) if not hasattr(thing, "trainable_variables")]
+    inner += layer._flatten_layers(include_self=False, recursive=False)
+    return [problem for thing in inner for problem in _problems(thing)]
 
 
 def _is_builtin(thing: Any) -> bool:
