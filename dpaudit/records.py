@@ -106,7 +106,8 @@ class Bound:
 
     Lower bounds hold with probability at least `confidence` over the randomness of the audit;
     upper bounds are deterministic and have `confidence` None. `group_size` is the number of units
-    by which the neighbouring data sets of the audit differ (already divided out of `epsilon`).
+    by which the neighbouring data sets of the audit differ (already divided out of `epsilon`). `canaries` is the name
+    of the canary family whose scores it rests on; None for the Dirac canaries of a run, and for other scores.
     """
 
     method: str
@@ -127,6 +128,12 @@ class Bound:
     group_size: int = 1
     seed: int | None = None
     details: Mapping[str, Scalar] = field(default_factory=dict)
+    canaries: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The method, and the canary family where it is not the Dirac canaries."""
+        return _on(self.method, self.canaries)
 
     def __post_init__(self) -> None:
         if self.epsilon is None and self.reason is None:
@@ -231,7 +238,7 @@ class PowerResult:
 
     `power` is the share of `trials` in which the lower bound of `method` exceeded `claim_epsilon` although the
     simulated mechanism had `alternative_epsilon`; `power_ci` is its Clopper-Pearson interval at 95 %.
-    `largest_certifiable_epsilon` is what a perfect attack would have shown with this design.
+    `largest_certifiable_epsilon` is what a perfect attack would have shown with this design. `canaries` as in `Bound`.
     """
 
     method: str
@@ -244,6 +251,16 @@ class PowerResult:
     trials: int = 0
     largest_certifiable_epsilon: float | None = None
     reason: str | None = None
+    canaries: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The method, and the canary family where it is not the Dirac canaries."""
+        return _on(self.method, self.canaries)
+
+
+def _on(method: str, canaries: str | None) -> str:
+    return method if canaries is None else f"{method} on {canaries} canaries"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

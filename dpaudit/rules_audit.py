@@ -1,5 +1,6 @@
 """Rules about the audit: does it contradict the claim, and could it have seen a broken mechanism?"""
 
+from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from dpaudit.rules_base import (
     why_unusable,
 )
 
-COIN_METHODS = frozenset({"one-run", "one-run-fdp", "mean-shift", "independent-canaries", "one-shot"})
+COIN_METHODS = frozenset({"one-run", "one-run-fdp", "one-run-max", "mean-shift", "independent-canaries", "one-shot"})
 """Methods whose members were chosen by fair coins; the others compare runs with and without a canary."""
 
 
@@ -76,7 +77,7 @@ def _value(bound: Bound) -> float:
 
 
 def _origin(bound: Bound) -> str:
-    return f"{bound.method}, {bound.family.value}"
+    return f"{bound.label}, {bound.family.value}"
 
 
 def _jointly(usable: list[Bound]) -> str:
@@ -103,7 +104,7 @@ def power(case: Case) -> Outcome:
     needed = f"the policy asks {percent(policy.min_power)}"
     counted = [result for result in case.evidence.powers if _why_not_counted(case, result) is None]
     if not counted:
-        reasons = [f"{r.method}: {_why_not_counted(case, r)}" for r in case.evidence.powers]
+        reasons = [f"{r.label}: {_why_not_counted(case, r)}" for r in case.evidence.powers]
         return unclear(
             f"the power of the audit is not known: {'; '.join(reasons) or 'it was not simulated'}",
             limit=policy.min_power,
@@ -112,7 +113,7 @@ def power(case: Case) -> Outcome:
     limit = _power_limit(best)
     measured = f"{percent(best.power or 0)} (at least {percent(limit)} with {best.trials} trials)"
     worse = number(best.alternative_epsilon or 0)
-    text = f"{best.method} would catch a mechanism with ε {worse} with power {measured}, {needed}"
+    text = f"{best.label} would catch a mechanism with ε {worse} with power {measured}, {needed}"
     if limit < policy.min_power - REL:
         return unclear(text, measured=limit, limit=policy.min_power, fix=_more_canaries(best))
     return passed(text, measured=limit, limit=policy.min_power)
@@ -143,7 +144,8 @@ def _why_not_counted(case: Case, result: PowerResult) -> str | None:
         f"the policy does not accept {result.family.value} bounds by this method": not accepted(
             case, result.family.value, result.method
         ),
-        "this method gave no bound that counts": result.method not in {b.method for b in usable_bounds(case)},
+        "this method gave no bound that counts": (result.method, result.canaries)
+        not in {(b.method, b.canaries) for b in usable_bounds(case)},
         f"it was simulated for a claim of ε {number(result.claim_epsilon)}": exceeds(
             case.claim.epsilon, result.claim_epsilon
         ),
@@ -165,17 +167,26 @@ def canary_validity(case: Case) -> Outcome:
     if not tossed:
         missing = unclear("there was no audit, so that there were no canaries")
         return not_asked("no lower bound rests on canaries with coins") if bounds else missing
-    tosses = [*(_tosses_of(bound) for bound in tossed), *(_tosses_in(coins) for coins in case.evidence.coins.values())]
-    if any(toss is None for toss in tosses):
+    tosses = [*((b.canaries, _tosses_of(b)) for b in tossed), *_tosses_on_file(case)]
+    if any(toss is None for _, toss in tosses):
         return unclear("a bound, or the file of coins, does not say how many canaries were in and out")
-    if len(set(tosses)) > 1:
+    known = {(name, toss) for name, toss in tosses if toss is not None}
+    sets = {name for name, _ in known}
+    if len(known) > len(sets):
         return failed("the bounds count other coins than the file of coins holds: they are not of one run")
-    worst = min(fair_coin_p_value(*toss) for toss in tosses if toss is not None)
+    worst = min(1.0, len(sets) * min(fair_coin_p_value(*toss) for _, toss in known))  # Bonferroni over the sets
     shown = pair(worst, alpha)[0]
     if worst < alpha:
         return failed(f"the coins of the canaries are not fair: p-value {shown}", measured=worst, limit=alpha)
-    total = max(sum(toss) for toss in tosses if toss is not None)
+    total = sum(sum(toss) for _, toss in known)
     return passed(f"{total} canaries, coins fair (p-value {shown})", measured=worst, limit=alpha)
+
+
+def _tosses_on_file(case: Case) -> Iterator[tuple[str | None, tuple[int, int] | None]]:
+    """Yield the tosses of each set of canaries in the file of coins; an array of no family is the Dirac canaries'."""
+    families = {bound.canaries for bound in case.evidence.bounds}
+    for name, coins in case.evidence.coins.items():
+        yield name if name in families else None, _tosses_in(coins)
 
 
 def _tosses_of(bound: Bound) -> tuple[int, int] | None:

@@ -162,21 +162,21 @@ def accepted(case: Case, family: str, method: str) -> bool:
 def why_unusable(case: Case, bound: Bound) -> str | None:
     """Return why a lower bound cannot be compared with the claim; None when it can."""
     if bound.status != BoundStatus.OK or bound.epsilon is None:
-        return f"{bound.method}: {bound.status.value}, {bound.reason or 'no reason given'}"
+        return f"{bound.label}: {bound.status.value}, {bound.reason or 'no reason given'}"
     if not accepted(case, bound.family.value, bound.method):
-        return f"{bound.method}: the policy does not accept {bound.family.value} bounds by this method"
+        return f"{bound.label}: the policy does not accept {bound.family.value} bounds by this method"
     if bound.confidence is None or bound.confidence < case.policy.audit.confidence - REL:
         stated = "no confidence" if bound.confidence is None else f"confidence {percent(bound.confidence)}"
-        return f"{bound.method}: {stated}, the policy asks {percent(case.policy.audit.confidence)}"
+        return f"{bound.label}: {stated}, the policy asks {percent(case.policy.audit.confidence)}"
     return incomparable(case, bound)
 
 
 def incomparable(case: Case, bound: Bound) -> str | None:
     """Return why a bound speaks of another kind of privacy than the claim; None when of the same."""
     if bound.relation != case.claim.relation:
-        return f"{bound.method}: bound for {bound.relation.value}, claim for {case.claim.relation.value}"
+        return f"{bound.label}: bound for {bound.relation.value}, claim for {case.claim.relation.value}"
     if not close(bound.delta, case.claim.delta):
-        return f"{bound.method}: bound at delta {number(bound.delta)}, claim at {number(case.claim.delta)}"
+        return f"{bound.label}: bound at delta {number(bound.delta)}, claim at {number(case.claim.delta)}"
     return None
 
 

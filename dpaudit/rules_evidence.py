@@ -98,7 +98,7 @@ def _repeated(ledger: PrivacyLedger) -> bool:
     return len(set(seen)) != len(seen)
 
 
-_SAME_FACTS = ("noise_multiplier", "clip_norm", "units", "clients", "canaries", "rounds")
+_SAME_FACTS = ("noise_multiplier", "clip_norm", "units", "clients", "canaries", "canary_families", "rounds")
 
 
 def _stranger(case: Case, ledger: PrivacyLedger) -> str | None:

@@ -37,13 +37,13 @@ def _items(bundle: Evidence) -> Iterator[tuple[str, Any]]:
         yield from _flat("accounting", {name: numbers[name] for name in kept})
         yield from ((f"accounting.tpr_ceiling[fpr {fpr:g}]", tpr) for fpr, tpr in bundle.accounting.tpr_ceilings)
     for bound in bundle.bounds:
-        yield f"bound.{bound.method}.epsilon", bound.epsilon
-        yield f"bound.{bound.method}.status", bound.status.value
+        yield f"bound.{bound.label}.epsilon", bound.epsilon
+        yield f"bound.{bound.label}.status", bound.status.value
     for attack in bundle.attacks:
         yield f"attack.{attack.attack}.auc", attack.auc
         yield from ((f"attack.{attack.attack}.tpr[fpr {p.fpr:g}]", p.tpr) for p in attack.tpr_at_fpr)
     yield from ((f"check.{check.id}", check.status.value) for check in bundle.checks)
-    yield from ((f"power.{result.method}", result.power) for result in bundle.powers)
+    yield from ((f"power.{result.label}", result.power) for result in bundle.powers)
     yield from _flat("training", bundle.training)
     yield from _flat("environment", bundle.environment)
 

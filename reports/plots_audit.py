@@ -8,13 +8,13 @@ from dpaudit.reports.plots import Plot, Series, percent_text
 
 def power(evidence: Evidence, verdict: Verdict) -> Plot | None:
     """How often the audit would have refuted the claim of a worse mechanism, with what the policy asks."""
-    methods = dict.fromkeys(p.method for p in evidence.powers)
+    methods = dict.fromkeys(p.label for p in evidence.powers)
     series = []
     for number, method in enumerate(methods):
         known = [
             (p.alternative_epsilon, p.power, p.power_ci or (p.power, p.power))
             for p in evidence.powers
-            if p.method == method and p.power is not None and p.alternative_epsilon is not None
+            if p.label == method and p.power is not None and p.alternative_epsilon is not None
         ]
         if known:
             known.sort()
@@ -46,7 +46,7 @@ def ladder(evidence: Evidence) -> Plot | None:
     """Lower bounds by method, the claim, and the accountants' upper bounds, on one line."""
     series = [
         Series(
-            name=f"{short(b.method)} ({b.family.value}, {percent_text(b.confidence or 0)})",
+            name=f"{short(b.label)} ({b.family.value}, {percent_text(b.confidence or 0)})",
             points=((b.epsilon, 0.0),),
             role="lower",
         )

@@ -93,7 +93,7 @@ def assumptions(evidence: Evidence) -> Table | None:
     sources: list[tuple[str, Any]] = [
         ("accounting", a) for a in (evidence.accounting.assumptions if evidence.accounting else ())
     ]
-    sources += [(bound.method, assumption) for bound in evidence.bounds for assumption in bound.assumptions]
+    sources += [(bound.label, assumption) for bound in evidence.bounds for assumption in bound.assumptions]
     rows = [
         (plain(source), plain(a.text), a.status.value.replace("-", " "), plain(a.evidence or ""))
         for source, a in sources
@@ -108,7 +108,7 @@ def bounds(evidence: Evidence) -> Table | None:
     if not evidence.bounds:
         return None
     rows = [
-        (plain(b.method), b.family.value, _bound_value(b), _percent(b.confidence), f"{b.delta:g}", b.relation.value)
+        (plain(b.label), b.family.value, _bound_value(b), _percent(b.confidence), f"{b.delta:g}", b.relation.value)
         for b in evidence.bounds
     ]
     headers = ("method", "assumes", "ε is at least", "confidence", "δ", "relation")
@@ -127,7 +127,7 @@ def powers(evidence: Evidence) -> Table | None:
         return None
     rows = [
         (
-            plain(p.method), _number(p.alternative_epsilon), _percent(p.power) if p.reason is None else plain(p.reason),
+            plain(p.label), _number(p.alternative_epsilon), _percent(p.power) if p.reason is None else plain(p.reason),
             _interval(p.power_ci), str(p.trials),
         )
         for p in evidence.powers

@@ -127,15 +127,16 @@ def _accounting(evidence: Evidence) -> dict[str, Any] | None:
 
 def _audit(evidence: Evidence) -> list[dict[str, Any]]:
     """Lower bounds with the power of their method; how the coins fell stays with the auditor."""
-    powers = {power.method: power for power in evidence.powers}
+    powers = {power.label: power for power in evidence.powers}
     found = []
     for bound in evidence.bounds:
         if bound.direction != Direction.LOWER:
             continue
-        power = powers.get(bound.method)
+        power = powers.get(bound.label)
         found.append(
             {
                 "method": bound.method,
+                **({} if bound.canaries is None else {"canaries": bound.canaries}),
                 "family": bound.family.value,
                 "status": bound.status.value,
                 "epsilonLowerBound": _decimal(bound.epsilon) if bound.status == BoundStatus.OK else None,

@@ -30,6 +30,11 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--augmented-queries", type=click.IntRange(min=0, max=64), default=0, help="Altered copies to query, too."
 )
+@click.option(
+    "--private-features",
+    type=click.IntRange(min=0),
+    help="Zeros to append to every record, for a model trained with feature canaries; a run folder says it itself.",
+)
 @click.option("--earlier-model", help="A .keras snapshot from before: for gradient-alignment.")
 @click.option("--control/--no-control", default=True, help="Try the attacks on a non-private twin as well.")
 @click.option("--claim-epsilon", type=float, help="Proven epsilon: prints the ceiling that it puts on each result.")
@@ -114,6 +119,7 @@ def _on_model(options: dict[str, Any], measure: "Measure") -> "AttackReport":
         label=options["label"],
         batch_size=options["batch_size"],
         seed=options["seed"],
+        private_features=options["private_features"],
     )
     with chosen_executor(**{name: options[name] for name in NAMES}) as executor:
         subject = attack_inputs.observe(request, executor=executor)

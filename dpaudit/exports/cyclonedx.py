@@ -72,7 +72,7 @@ def _metrics(evidence: Evidence) -> list[dict[str, Any]]:
     metrics: list[dict[str, Any]] = []
     bound = best_bound(evidence)
     if bound is not None and bound.epsilon is not None:
-        kind = f"epsilon, lower confidence bound ({bound.method})"
+        kind = f"epsilon, lower confidence bound ({bound.label})"
         metrics.append({"type": kind, "value": repr(bound.epsilon), "slice": f"delta {bound.delta:g}"})
     for attack in evidence.attacks:
         for point in attack.tpr_at_fpr:

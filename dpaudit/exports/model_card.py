@@ -54,7 +54,7 @@ def _metrics(evidence: Evidence) -> list[dict[str, Any]]:
     ]
     bound = best_bound(evidence)
     if bound is not None and bound.epsilon is not None:
-        name = f"epsilon shown by the audit, at least ({bound.method}, {100 * (bound.confidence or 0):g} % confidence)"
+        name = f"epsilon shown by the audit, at least ({bound.label}, {100 * (bound.confidence or 0):g} % confidence)"
         metrics.append({"type": "epsilon_lower_bound", "name": name, "value": bound.epsilon})
     metrics += [
         {

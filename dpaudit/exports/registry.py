@@ -88,7 +88,7 @@ def _implementation(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     facts, bound = evidence.training, best_bound(evidence)
     library = evidence.accounting.library if evidence.accounting else "no accountant"
     shown = (
-        f"epsilon at least {bound.epsilon:.4g} ({bound.method})" if bound and bound.epsilon is not None else "nothing"
+        f"epsilon at least {bound.epsilon:.4g} ({bound.label})" if bound and bound.epsilon is not None else "nothing"
     )
     return {
         "mechanisms": f"{facts.get('algorithm', 'DP-SGD')}, {facts.get('rounds')} rounds, noise multiplier "

@@ -11,7 +11,7 @@ from dpaudit import _rng
 from dpaudit._objects import is_object_name
 from dpaudit.config import DataSection, RunConfig
 from dpaudit.errors import DataError, MissingDependency, UsageError
-from dpaudit.federated import iot, partition, tables, tf_data
+from dpaudit.federated import canary_data, iot, partition, tables, tf_data
 from dpaudit.records import Unit
 
 Floats = NDArray[np.float32]
@@ -41,11 +41,14 @@ class FederatedData:
     Example-level privacy: hold-out examples say which client holds them where the data do (partition by client), by
     the ids of `train`, or -1 for one that has no training example; else they have no client. Client-level: whole
     devices, with ids 0..H-1 of their own.
+
+    `originals` are hold-out units that were set aside for mislabelled canaries; `client` is the canary's number.
     """
 
     train: Dataset
     holdout: Dataset
     clients: int
+    originals: Dataset | None = None
 
 
 def _digits(section: DataSection, root: int) -> Dataset:  # noqa: ARG001 - one signature for all sources
@@ -136,11 +139,24 @@ def prepare(config: RunConfig, *, root: int) -> FederatedData:
     """Load the data, keep units out of training, and spread the rest over clients.
 
     Example-level privacy holds out examples at random and partitions the others. Client-level privacy partitions
-    everything into devices first and holds out whole devices, so that members and non-members are alike.
+    everything into devices first and holds out whole devices, so that members and non-members are alike. What canaries
+    need is done here: features of their own for every example, and hold-out units for mislabelled ones.
 
     Raises: DataError or UsageError as `load_dataset`, and when a client would be empty.
     """
     data = load_dataset(config.data, root=root)
+    if config.canaries.private_features:
+        data = canary_data.with_private_features(data, config.canaries.private_features)
+    found = _split(config, data, root)
+    wanted = sum(family.count for family in config.canaries.family if family.kind == canary_data.MISLABELLED)
+    if not wanted:
+        return found
+    by_client = config.claim.unit == Unit.CLIENT
+    originals, rest = canary_data.set_aside(found.holdout, wanted, by_client=by_client, root=root)
+    return replace(found, holdout=rest, originals=originals)
+
+
+def _split(config: RunConfig, data: Dataset, root: int) -> FederatedData:
     rng = _rng.stream(root, "holdout")
     if config.claim.unit == Unit.EXAMPLE:
         out = _held_out(rng, data.y.size, config.data.holdout_fraction, "example")

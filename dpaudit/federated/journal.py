@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from dpaudit import serialize
 from dpaudit.config import RunConfig
 from dpaudit.errors import DataError, OutputExists, UsageError
+from dpaudit.federated import canary_log
 from dpaudit.federated import run_files as files
 from dpaudit.federated.canaries import Canaries
+from dpaudit.federated.canary_families import Family
+from dpaudit.federated.canary_sources import Moment
 from dpaudit.federated.server import Collected, Release, Server
 from dpaudit.ledger import PrivacyLedger
 
@@ -49,9 +52,9 @@ class Identity:
 class Journal:
     """The open files of a run in `out`."""
 
-    def __init__(self, out: Path, *, parameters: int, canaries: Canaries) -> None:
+    def __init__(self, out: Path, *, parameters: int, canaries: Canaries, families: tuple[Family, ...] = ()) -> None:
         """Take charge of a folder that `claim` has accepted."""
-        self._out, self._parameters, self._canaries = out, parameters, canaries
+        self._out, self._parameters, self._canaries, self._families = out, parameters, canaries, families
 
     def describe(self, *, clients: int, units: int, rounds: int, slots: int = 0) -> None:
         """Write what does not change: sizes, the coins (apart), the client of each canary. Idempotent.
@@ -65,7 +68,10 @@ class Journal:
         holders = io.BytesIO()
         np.save(holders, self._canaries.client)
         serialize.write_atomic(self._out / files.CANARY_CLIENT, holders.getvalue())
-        about = {
+        families = {family.name: canary_log.line_sizes(family.name, family.count) for family in self._families}
+        for family in self._families:
+            canary_log.describe(self._out, family)
+        about: dict[str, Any] = {
             "schema": "dpaudit.training-run/v1",
             "clients": clients,
             "units": units,
@@ -74,6 +80,7 @@ class Journal:
             "slots": slots,
             "parameters": self._parameters,
             "example_level": self._canaries.example_level,
+            **({"families": families} if families else {}),
         }
         serialize.write_atomic(self._out / files.RUN, serialize.dumps(about))
         self._sizes = {
@@ -83,6 +90,7 @@ class Journal:
             files.CANARY_PARTICIPATION: -(-self._canaries.count // 8),
             files.MODEL_NOISE: 8,
             **({files.DRAWN: -(-slots // 8), files.CHOSEN: -(-slots // 8)} if slots else {}),
+            **{name: size for sizes in families.values() for name, size in sizes.items()},
         }
 
     def open_ledger(self, header: Mapping[str, Any]) -> PrivacyLedger:
@@ -119,6 +127,11 @@ class Journal:
         if collected.cohort.draw is not None:
             self._append(files.DRAWN, np.packbits(collected.cohort.draw.drawn).tobytes())
             self._append(files.CHOSEN, np.packbits(collected.cohort.draw.chosen).tobytes())
+        at = Moment(number=release.number, weights=collected.weights, clip_norm=collected.clip_norm)
+        for family, present in zip(self._families, collected.families, strict=True):
+            model = release.vector[: self._parameters]
+            for name, line in canary_log.lines(family, present, model, collected.cohort, at).items():
+                self._append(name, line)
 
     def _append(self, name: str, data: bytes) -> None:
         path = self._out / name

@@ -7,6 +7,7 @@
     observations/canary_client.npy     the client of each canary
     coins/coins.npz                    which canaries are in; nothing else may read it before scores exist
     private/                           readable by the owner only: root seed, checkpoint, who was sampled
+    */NAME.*                           the same of the canary family NAME; see dpaudit.federated.canary_log
     model.keras, result.json           written at the end
 
 Who was sampled, and the exact counts in the ledger, are for the auditor: epsilon does not cover publishing them.
@@ -51,8 +52,8 @@ class TrainingRun:
 
     `observations` float32 (rounds_done, m) is read from disk as it is used. `eligible` (rounds_done, clients) says
     which clients answered. `canary_client` (m,) is the client that holds each canary; for client-level privacy its
-    own id, clients + j. `holdout_accuracy` is None until the run is complete. `noise_draws` counts the different
-    (round, attempt) pairs for which noise was drawn.
+    own id, clients + j. `families` are the names of the canary families. `holdout_accuracy` is None until the run is
+    complete. `noise_draws` counts the different (round, attempt) pairs for which noise was drawn.
     """
 
     out: Path
@@ -69,6 +70,7 @@ class TrainingRun:
     holdout_accuracy: float | None
     noise_draws: int
     complete: bool
+    families: tuple[str, ...] = ()
 
     def canary_eligible(self) -> Bools:
         """Return (rounds_done, m): could this canary have taken part? A canary client can always."""
@@ -98,17 +100,18 @@ def _description(out: Path) -> dict[str, Any]:
     return found
 
 
-def _width(columns: int) -> int:
+def bytes_of_bits(columns: int) -> int:
     """Return the bytes of one round of `columns` bits."""
     return -(-columns // 8)
 
 
-def _read_bits(path: Path, columns: int, rounds: int) -> Bools:
-    wanted = rounds * _width(columns)
+def read_bits(path: Path, columns: int, rounds: int) -> Bools:
+    """Return (rounds, columns) of a file of bits; raise DataError when it holds fewer rounds."""
+    wanted = rounds * bytes_of_bits(columns)
     data = np.fromfile(path, dtype=np.uint8, count=wanted) if path.is_file() else np.zeros(0, np.uint8)
     if data.size != wanted:
         raise DataError(f"{path} holds fewer than {rounds} rounds; the run's files do not belong together.")
-    bits = np.unpackbits(data.reshape(rounds, _width(columns)), axis=1, count=columns)
+    bits = np.unpackbits(data.reshape(rounds, bytes_of_bits(columns)), axis=1, count=columns)
     return bits.astype(np.bool_)
 
 
@@ -122,13 +125,14 @@ def rounds_on_disk(out: Path, description: dict[str, Any]) -> int:
     """Return how many whole rounds all observation files hold."""
     planned, canaries = int(description["rounds"]), int(description["canaries"])
     slots = int(description.get("slots", 0))
-    chosen = [(name, _width(slots)) for name in (DRAWN, CHOSEN) if slots]
+    chosen = [(name, bytes_of_bits(slots)) for name in (DRAWN, CHOSEN) if slots]
     sizes = [
         *chosen,
         (OBSERVATIONS, 4 * canaries),
-        (ELIGIBLE, _width(int(description["clients"]))),
-        (PARTICIPATION, _width(int(description["units"]))),
-        (CANARY_PARTICIPATION, _width(canaries)),
+        (ELIGIBLE, bytes_of_bits(int(description["clients"]))),
+        (PARTICIPATION, bytes_of_bits(int(description["units"]))),
+        (CANARY_PARTICIPATION, bytes_of_bits(canaries)),
+        *(line for lines in description.get("families", {}).values() for line in lines.items()),
     ]
     return min(_rounds_in(out / name, size, otherwise=planned) for name, size in sizes)
 
@@ -169,11 +173,12 @@ def open_run(out: Path) -> TrainingRun:
         ledger=out / LEDGER,
         model=out / MODEL,
         observations=_observations(out / OBSERVATIONS, rounds, canaries),
-        eligible=_read_bits(out / ELIGIBLE, int(about["clients"]), rounds),
+        eligible=read_bits(out / ELIGIBLE, int(about["clients"]), rounds),
         canary_client=holders.astype(np.int64),
         holdout_accuracy=None if result is None else result["holdout_accuracy"],
         noise_draws=_distinct_draws(out / DRAWS),
         complete=result is not None,
+        families=tuple(about.get("families", ())),
     )
 
 
@@ -189,13 +194,13 @@ def load_coins(out: Path) -> Bools:
 def load_participation(out: Path) -> Bools:
     """Return (rounds_done, units) which units contributed, for the check of the sampler."""
     about = _description(out)
-    return _read_bits(out / PARTICIPATION, int(about["units"]), rounds_on_disk(out, about))
+    return read_bits(out / PARTICIPATION, int(about["units"]), rounds_on_disk(out, about))
 
 
 def load_canary_participation(out: Path) -> Bools:
     """Return (rounds_done, m) which canaries contributed (coin in and sampled)."""
     about = _description(out)
-    return _read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
+    return read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
 
 
 def load_slots(out: Path) -> tuple[Bools, Bools] | None:
@@ -208,7 +213,7 @@ def load_slots(out: Path) -> tuple[Bools, Bools] | None:
     slots, rounds = int(about.get("slots", 0)), rounds_on_disk(out, about)
     if not slots:
         return None
-    return _read_bits(out / DRAWN, slots, rounds), _read_bits(out / CHOSEN, slots, rounds)
+    return read_bits(out / DRAWN, slots, rounds), read_bits(out / CHOSEN, slots, rounds)
 
 
 def load_model_noise(out: Path) -> tuple[NDArray[np.float64], int]:

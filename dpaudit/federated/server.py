@@ -8,7 +8,7 @@ One round is: `cohort` -> an engine -> `collect` (screen, clip, sum; exact, in m
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from dpaudit.events import Event, NoOp, ShuffledBatches
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import sampling
 from dpaudit.federated.aggregation import Aggregator, Noised, State
+from dpaudit.federated.canary_families import Family
+from dpaudit.federated.canary_sources import Moment
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
@@ -38,11 +40,17 @@ class Plan:
     canaries: canary.Canaries
     root: int
     direction: float
+    families: tuple[Family, ...] = ()
+
+    @property
+    def all_canaries(self) -> int:
+        """Number of canaries of all kinds, in or out."""
+        return self.canaries.count + sum(family.count for family in self.families)
 
     @property
     def slots(self) -> int:
         """Units and canaries: the population of the samplers that choose among slots."""
-        return self.population.units + self.canaries.count
+        return self.population.units + self.all_canaries
 
     @property
     def denominator(self) -> float:
@@ -57,7 +65,7 @@ class Collected:
     `total` is (parameters + canaries,), followed by what else the aggregator counts; `clip_norm` is what contributions
     were clipped to. `arrived` (units,) marks the invited units that sent anything, or whose failure to do so the engine
     reported (among `rejected`); `accepted` counts those that were summed, `canaries` (m,) marks the canaries that took
-    part.
+    part, `families` those of each family. `weights` are those at the start of the round.
     """
 
     cohort: Cohort
@@ -67,6 +75,8 @@ class Collected:
     accepted: int
     rejected: tuple[Rejected, ...]
     canaries: NDArray[np.bool_]
+    weights: Vector
+    families: tuple[NDArray[np.bool_], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +124,15 @@ class Server:
     def cohort(self, number: int) -> Cohort:
         """Draw the cohort of round `number`, with the canaries among those who may be drawn."""
         plan = self._plan
-        return sampling.draw(
-            plan.training, plan.population, root=plan.root, number=number, canaries=plan.canaries.count
-        )
+        return sampling.draw(plan.training, plan.population, root=plan.root, number=number, canaries=plan.all_canaries)
 
     def _canaries(self, cohort: Cohort) -> NDArray[np.bool_]:
         """Return (m,) which canaries take part: by their own coins of the round, or by the sampler's slots."""
         plan = self._plan
         if cohort.draw is None:
             return canary.takes_part(plan.canaries, plan.training, cohort, root=plan.root)
-        chosen = cohort.draw.chosen[plan.population.units :] & plan.canaries.coins
+        first = plan.population.units
+        chosen = cohort.draw.chosen[first : first + plan.canaries.count] & plan.canaries.coins
         if plan.canaries.example_level:
             chosen &= cohort.answered[plan.canaries.client]
         return np.asarray(chosen)
@@ -154,10 +163,26 @@ class Server:
             rows, _, unfit = screen(block, width=self._width)
             total += self._clipped_sum(rows)
             rejected += unfit
+        took_part = tuple(family.takes_part(plan.training, cohort) for family in plan.families)
+        at = Moment(number=cohort.number, weights=self.weights, clip_norm=clip_norm)
+        for family, there in zip(plan.families, took_part, strict=True):
+            rejected += self._add_family(total, family, np.flatnonzero(there), at)
         return Collected(
             cohort=cohort, total=total, clip_norm=clip_norm, arrived=arrived, accepted=accepted,
-            rejected=tuple(rejected), canaries=present,
+            rejected=tuple(rejected), canaries=present, weights=self.weights, families=took_part,
         )  # fmt: skip
+
+    def _add_family(self, total: Vector, family: Family, wanted: NDArray[np.int64], at: Moment) -> list[Rejected]:
+        """Add to `total` what canaries of a family contribute, through the gates of all; return what was rejected.
+
+        Their units are numbered as those of the Dirac canaries: -1, -2, ... in the order of the slots.
+        """
+        last, rejected = self._plan.population.units - family.slot - 1, []
+        for block in family.source.contributions(wanted, at):
+            part, _, refused = self._summed(block)
+            total[: part.size] += part
+            rejected += [replace(item, unit=last - item.unit) for item in refused]
+        return rejected
 
     def _clipped_sum(self, rows: NDArray[np.float32]) -> Vector:
         return self._aggregator.clipped_sum(rows, width=self._width, state=self.aggregator_state)
@@ -170,21 +195,32 @@ class Server:
         Nothing can be taken out of a sum, so that one with a stranger in it is left out whole; and where there are not
         as many rows as units nobody knows whose they are.
         """
-        width = self.weights.size
         sent = len(block.rows) if isinstance(block, Block) else len(block.norms)
         if sent != block.units.size:
-            reason = f"{sent} contributions for {block.units.size} units"
-            return np.zeros(self._width), 0, [Rejected(unit=int(unit), reason=reason) for unit in block.units]
+            return self._left_out(block, f"{sent} contributions for {block.units.size} units")
         if isinstance(block, Block):
             invited, strangers = _invited(block, cohort, arrived)
-            rows, _, unfit = screen(invited, width=width)
-            return self._clipped_sum(rows), len(rows), [*strangers, *unfit]
+            total, accepted, unfit = self._summed(invited)
+            return total, accepted, [*strangers, *unfit]
         _, strangers = _invited(Block(units=block.units, rows=block.norms[:, None]), cohort, arrived)
+        if not strangers:
+            return self._summed(block)
+        return self._left_out(block, f"summed with unit {strangers[0].unit}: {strangers[0].reason}")
+
+    def _summed(self, block: Block | ClippedSum) -> tuple[Vector, int, list[Rejected]]:
+        """Screen, clip and sum a block; return the sum, of how many rows, and what was rejected."""
+        width = self.weights.size
+        if isinstance(block, Block):
+            rows, _, unfit = screen(block, width=width)
+            return self._clipped_sum(rows), len(rows), list(unfit)
         wrong = screen_sum(block, width=width, clip_norm=getattr(self._aggregator, "clip_norm", None))
-        if not strangers and wrong is None:
+        if wrong is None:
             return block.total, block.units.size, []
-        reason = wrong or f"summed with unit {strangers[0].unit}: {strangers[0].reason}"
-        return np.zeros(width), 0, [Rejected(unit=int(unit), reason=reason) for unit in block.units]
+        return self._left_out(block, wrong)
+
+    def _left_out(self, block: Block | ClippedSum, reason: str) -> tuple[Vector, int, list[Rejected]]:
+        rejected = [Rejected(unit=int(unit), reason=reason) for unit in block.units]
+        return np.zeros(self.weights.size), 0, rejected
 
     def release(self, collected: Collected) -> Release:
         """Noise the sum and record the release; a release that the ledger already holds is reproduced, not repeated.

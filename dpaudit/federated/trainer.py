@@ -18,6 +18,7 @@ from dpaudit.errors import DataError
 from dpaudit.federated import canaries as canary
 from dpaudit.federated import clients, engine, models, tensorboard
 from dpaudit.federated.aggregation import Aggregator, aggregator_of
+from dpaudit.federated.canary_families import make_families
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.optimizers import make_optimizer
@@ -70,6 +71,7 @@ def _versions() -> dict[str, str | None]:
 def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggregator) -> dict[str, Any]:
     """Return the facts of the ledger's first line that the trainer knows."""
     training = config.training
+    families = {family.name: {"kind": family.kind, "count": family.count} for family in plan.families}
     return {
         "unit": config.claim.unit,
         "relation": config.claim.relation,
@@ -82,6 +84,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "units": plan.population.units,
         "clients": plan.population.clients,
         "canaries": plan.canaries.count,
+        **({"canary_families": families} if families else {}),
         "rounds": training.rounds,
         "aggregator": aggregator.name,
         "noise_source": aggregator.noise_source,
@@ -158,15 +161,19 @@ def train(
     weights = models.get_weights(model)
     aggregator = _make_aggregator(config, population, noise_multiplier=noise_multiplier)
     aggregator.start(width=weights.size + config.canaries.count, root=root)  # an unfit one is refused here
+    functions = clients.ClientFunctions(model, data.train.x.shape[1:])
+    families = make_families(config, data, population, functions, root=root)  # and canaries that do not fit the model
     going_on = claim(out, Identity.of(config, root=root, noise_multiplier=noise_multiplier), resume=resume)
     if going_on and (out / RESULT).is_file():
         progress(config.training.rounds, config.training.rounds)
         return
-    functions = clients.ClientFunctions(model, data.train.x.shape[1:])
     runner = make_runner(functions, data.train, config.training, root=root)
     fakes = canary.make_canaries(config.canaries, population, root=root)
-    plan = Plan(training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction)
-    journal = Journal(out, parameters=runner.parameters, canaries=fakes)
+    plan = Plan(
+        training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction,
+        families=families,
+    )  # fmt: skip
+    journal = Journal(out, parameters=runner.parameters, canaries=fakes, families=families)
     facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "engine": runner.name}
     facts["clipping_path"] = runner.clipping_path
     ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})

@@ -17,6 +17,7 @@ from dpaudit.attacks.groups import Groupings, read_groups
 from dpaudit.config import ModelSection
 from dpaudit.errors import DataError, UsageError
 from dpaudit.fanout import Executor
+from dpaudit.federated import canary_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ class Request:
     """What `dpaudit attack MODEL` was asked: files of records, and how to attack.
 
     `shadow_models` are trained on the records by the attacker, as multi-layer perceptrons with layers `hidden`.
-    `groups` names groups to judge by themselves.
+    `groups` names groups to judge by themselves. `private_features` zeros are appended to every record: the inputs that
+    a model has for `feature` canaries; None asks the folder of the run.
     """
 
     model: str
@@ -42,6 +44,7 @@ class Request:
     label: str = "label"
     batch_size: int = 1024
     seed: int = 0
+    private_features: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +72,8 @@ def observe(request: Request, *, executor: Executor | None = None) -> Subject:
 
     Raises: UsageError or DataError for files, models or outputs that cannot be used.
     """
-    members, others = (read_examples(path, label=request.label) for path in (request.members, request.non_members))
-    known = None if request.population is None else read_examples(request.population, label=request.label)
+    members, others = (_read(path, request) for path in (request.members, request.non_members))
+    known = None if request.population is None else _read(request.population, request)
     sides = [members, others, *([] if known is None else [known])]
     _same_shape(sides)
     x, y, unit = _joined(members, others)
@@ -89,6 +92,18 @@ def observe(request: Request, *, executor: Executor | None = None) -> Subject:
     plain = Observed(logits=logits[:n], labels=y, unit=number, **facts)
     observed = _with_references(request, plain, model, classes, known, logits[n:], executor)
     return Subject(observed=observed, is_member=by_unit, x=x, y=y, unit=number, classes=classes, groups=groups)
+
+
+def _read(path: Path, request: Request) -> Examples:
+    """Read records, and give them the inputs that the model has for canaries."""
+    found = read_examples(path, label=request.label)
+    zeros = request.private_features
+    zeros = canary_log.private_features(Path(request.model)) if zeros is None else zeros
+    if not zeros:
+        return found
+    if found.x.ndim != 2:
+        raise UsageError(f"private features can be appended to vectors; the records of {path} are none.")
+    return replace(found, x=np.pad(found.x, ((0, 0), (0, zeros))))
 
 
 def _same_shape(sides: list[Examples]) -> None:

@@ -1,5 +1,6 @@
 """The canary audit: scores from observations, joined with the coins, turned into lower bounds and their power."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,18 @@ FAMILIES = {
 def score_methods(config: RunConfig) -> tuple[str, ...]:
     """Return the configured methods that work on one score per canary."""
     return tuple(method for method in config.audit.methods if method in FAMILIES)
+
+
+def sharing_error(config: RunConfig, *, among: int) -> RunConfig:
+    """Return the configuration with the error of its bounds shared among so many: each holds with more confidence.
+
+    The gate fails a run for the largest of all bounds. Were each of k sets of canaries to err in 5 % of honest runs,
+    up to k times 5 % of honest runs would fail.
+    """
+    if among <= 1:
+        return config
+    confidence = 1 - (1 - config.audit.confidence) / among
+    return config.model_copy(update={"audit": config.audit.model_copy(update={"confidence": confidence})})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +83,14 @@ def _options(config: RunConfig, method: str) -> dict[str, Any]:
 
 def lower_bounds(config: RunConfig, scores: ScoreSet, *, root: int) -> tuple[Bound, ...]:
     """Return one lower bound on epsilon per configured method on scores."""
+    return bounds_of(config, score_methods(config), scores, seed=_rng.seed_of(root, "estimation"))
+
+
+def bounds_of(config: RunConfig, methods: tuple[str, ...], scores: ScoreSet, *, seed: int) -> tuple[Bound, ...]:
+    """Return one lower bound on epsilon per method."""
     return tuple(
-        estimation.estimate(
-            scores.member, scores.non_member, seed=_rng.seed_of(root, "estimation"), **_options(config, method)
-        )
-        for method in score_methods(config)
+        estimation.estimate(scores.member, scores.non_member, seed=seed, **_options(config, method))
+        for method in methods
     )
 
 
@@ -106,30 +122,50 @@ def power(
     `inflation` is the noise of the sum over that of the whole round (above 1 with adaptive clipping). The simulated
     audits run on `executor`, and `cache` keeps those that are done.
     """
+    return powers_of(
+        config, design, score_methods(config), partial(_simulated_scores, config=config, design=design, view=view),
+        seed=_rng.seed_of(root, "power"), inflation=inflation, executor=executor, cache=cache,
+    )  # fmt: skip
+
+
+def powers_of(
+    config: RunConfig,
+    design: Design,
+    methods: tuple[str, ...],
+    simulate: Callable[..., ScoreSet],
+    *,
+    seed: int,
+    inflation: float,
+    executor: Executor | None = None,
+    cache: Path | None = None,
+) -> tuple[PowerResult, ...]:
+    """Return the power of each method; `simulate(rng, noise_multiplier=z)` draws scores. See `power`."""
     claim, factor = config.claim.epsilon, config.audit.detect_factor
-    if not score_methods(config):
+    if not methods:
         return ()
     try:
         weaker_noise = inflation * noise_for(config, factor * claim, slots=design.slots)
     except CannotCalibrate as error:
-        return tuple(
-            PowerResult(
-                method=method, family=FAMILIES[method], claim_epsilon=claim, factor=factor,
-                alternative_epsilon=None, power=None, reason=str(error),
-            )
-            for method in score_methods(config)
-        )  # fmt: skip
+        return tuple(no_power(config, method, str(error)) for method in methods)
     return tuple(
         estimation.simulated_power(
-            partial(_simulated_scores, config=config, design=design, view=view, noise_multiplier=weaker_noise),
+            partial(simulate, noise_multiplier=weaker_noise),
             claim_epsilon=claim,
             factor=factor,
             alternative_epsilon=factor * claim,
             trials=config.audit.power_trials,
-            seed=_rng.seed_of(root, "power"),
+            seed=seed,
             executor=executor,
             cache=cache,
             **_options(config, method),
         )
-        for method in score_methods(config)
+        for method in methods
     )
+
+
+def no_power(config: RunConfig, method: str, reason: str) -> PowerResult:
+    """Return that the power of a method is not known, and why."""
+    return PowerResult(
+        method=method, family=FAMILIES[method], claim_epsilon=config.claim.epsilon, factor=config.audit.detect_factor,
+        alternative_epsilon=None, power=None, reason=reason,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ sums over a tree's rounds follows one sum per node with noise of its own, which 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +60,10 @@ def over_nodes(values: NDArray[np.generic], starts: Ints) -> NDArray[np.float64]
 
 
 def releases_of(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, present: Bools) -> Releases:
-    """Return the releases of a run; `present` (rounds, m) says which canaries took part in each round."""
-    eligible, slots = run.canary_eligible(), load_slots(run.out)
-    if slots is not None and config.training.sampler == "shuffle":  # no credit for the shuffle: it may be public
-        eligible = eligible & slots[1][:, run.units :]
-    everything = np.ones(run.rounds_done, dtype=np.bool_)
+    """Return the releases of a run to its Dirac canaries; `present` (rounds, m) says which took part in each round."""
+    eligible = seen_as_eligible(config, run.out, run.canary_eligible(), slot=run.units)
     if config.training.algorithm != "dp-ftrl":
+        everything = np.ones(run.rounds_done, dtype=np.bool_)
         return Releases(observations=run.observations, eligible=eligible, present=present, plain=everything)
     starts = tree_starts(ledger, run.rounds_done)
     return Releases(
@@ -73,6 +72,20 @@ def releases_of(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, pres
         present=over_nodes(present, starts) > 0,
         plain=node_sizes(starts) == 1,
     )
+
+
+def seen_as_eligible(config: RunConfig, out: Path, eligible: Bools, *, slot: int) -> Bools:
+    """Return who could have taken part as far as everybody may know; the slots of the canaries begin at `slot`.
+
+    Shuffled batches get no credit for the shuffle: it may be public.
+    """
+    slots = load_slots(out) if config.training.sampler == "shuffle" else None
+    return eligible if slots is None else np.asarray(eligible & slots[1][:, slot : slot + eligible.shape[1]])
+
+
+def mean_over_nodes(values: Floats, counted: Bools, starts: Ints) -> NDArray[np.float64]:
+    """Return, for each round, the mean of `values` where they are counted over the rounds of its node; 0 for none."""
+    return over_nodes(np.where(counted, values, 0.0), starts) / np.maximum(over_nodes(counted, starts), 1.0)
 
 
 def client_ids(data: FederatedData) -> NDArray[np.int64]:

@@ -11,36 +11,26 @@ from dpaudit.config import RunConfig
 from dpaudit.fanout import Executor, open_executor
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.engine import MakeRunner
-from dpaudit.federated.run_files import (
-    TrainingRun,
-    load_canary_participation,
-    load_coins,
-    load_model_noise,
-    load_participation,
-    load_slots,
-    open_run,
-)
+from dpaudit.federated.run_files import TrainingRun, load_participation, load_slots, open_run
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import (
-    canary_audit,
     checks,
     cohort_check,
     engines,
     environment,
     membership,
-    per_step,
     provenance,
     step_check,
 )
+from dpaudit.pipeline.canary_audit import join
+from dpaudit.pipeline.canary_stage import DIRAC, DIRAC_COINS, CanaryResults, audit_canaries
 from dpaudit.pipeline.design import Design, check_delta, epsilon_after, ledger_facts, make_design
 from dpaudit.pipeline.fire_drill import hold_drill
 from dpaudit.pipeline.progress import Reporter
-from dpaudit.pipeline.releases import client_ids, releases_of
+from dpaudit.pipeline.releases import client_ids
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
 from dpaudit.policy import Policy
 from dpaudit.records import AccountingSummary, CheckResult, Claim, ScoreSet, Unit, Verdict
-
-SIMULATIONS = "private/simulated-audits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +77,7 @@ def train(
     data = prepare(config, root=workspace.root)
     check_delta(config, protected_units(config, data))
     reporter.stage("fixing the noise")
-    design = _fix_design(config, workspace, slots=protected_units(config, data) + config.canaries.count)
+    design = _fix_design(config, workspace, slots=protected_units(config, data) + config.canaries.total)
     workspace = fix_noise(config, workspace, design.noise_multiplier)
     reporter.stage(f"training with noise multiplier {design.noise_multiplier:.4f}")
     with engines.open_engine(engine, config, data, root=workspace.root) as make_runner:
@@ -151,9 +141,9 @@ def _audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Re
     ledger = PrivacyLedger.open(trained.workspace.ledger)
     summary = accounting.summarize(ledger, delta=config.claim.delta, relation=config.claim.relation)
     reporter.stage("auditing with canaries")
-    canaries = _audit_canaries(trained, ledger, executor)
+    canaries = audit_canaries(config, trained.design, trained.run, ledger, root=root, executor=executor)
     reporter.stage("verifying noise, clip, sampling and ledger")
-    results = [*canaries["checks"], *_verify(trained, ledger)]
+    results = [*canaries.checks, *_verify(trained, ledger)]
     reporter.stage("attacking the model")
     pool = membership.make_pool(config, trained.data, root=root)
     observed = membership.observe(
@@ -166,43 +156,6 @@ def _audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Re
     bundle = _write(trained, summary, canaries, results, attacks, attack_scores, policy)
     verdict = gate.evaluate(bundle, policy, today=today or datetime.now(UTC).date(), recomputed=summary)
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
-
-
-def _audit_canaries(trained: Trained, ledger: PrivacyLedger, executor: Executor) -> dict[str, Any]:
-    """Return bounds, powers, scores, coins and checks of the canaries; all empty when there are none."""
-    config, root, out = trained.config, trained.workspace.root, trained.workspace.out
-    if config.canaries.count == 0:
-        return {"bounds": (), "powers": (), "scores": None, "coins": None, "checks": []}
-    took_part, slots = load_canary_participation(out), load_slots(out)
-    found = releases_of(config, trained.run, ledger, took_part)
-    view = canary_audit.CanaryView(observations=found.observations, eligible=found.eligible)
-    raw_scores = canary_audit.score_canaries(config, trained.design, view)
-    coins, present = load_coins(out), found.present
-    scores, (squares, parameters) = canary_audit.join(raw_scores, coins), load_model_noise(out)
-    bounds = canary_audit.lower_bounds(config, scores, root=root)
-    inflation = checks.promised_noise(ledger) / trained.design.noise_multiplier
-    simulated: dict[str, Any] = {"inflation": inflation, "executor": executor, "cache": out / SIMULATIONS}
-    powers = canary_audit.power(config, trained.design, view, root=root, **simulated)
-    if per_step.METHOD in config.audit.methods:
-        bounds += (per_step.lower_bound(config, view.observations, present, root=root, slots=trained.design.slots),)
-        powers += (per_step.power(config, present, root=root, slots=trained.design.slots, **simulated),)
-    return {
-        "bounds": bounds,
-        "powers": powers,
-        "scores": raw_scores,
-        "coins": coins,
-        "checks": [
-            *checks.check_noise(ledger, view, coins, present, (squares[found.plain], parameters)),
-            *checks.check_canaries(
-                config,
-                eligible=trained.run.canary_eligible(),
-                coins=coins,
-                participation=took_part,
-                chosen=None if slots is None else slots[1][:, trained.run.units :],
-            ),
-        ],
-        "split": scores,
-    }
 
 
 def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
@@ -258,6 +211,7 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "model_sha256": serialize.sha256_file(trained.run.model),
         "aggregator": config.training.aggregator,
         "canaries": config.canaries.count,
+        **canary_families(config),
         "holdout_accuracy": trained.run.holdout_accuracy,
         "classes": trained.data.train.classes,
         "data": trained.data.train.name,
@@ -266,10 +220,17 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
     }
 
 
+def canary_families(config: RunConfig) -> dict[str, Any]:
+    """Return the families of canaries as a fact of the training, and how many inputs the model has for them."""
+    named = {family.name: {"kind": family.kind, "count": family.count} for family in config.canaries.family}
+    extra = config.canaries.private_features
+    return {**({"canary_families": named} if named else {}), **({"private_features": extra} if extra else {})}
+
+
 def _write(
     trained: Trained,
     summary: AccountingSummary,
-    canaries: dict[str, Any],
+    canaries: CanaryResults,
     results: list[Any],
     attacks: tuple[Any, ...],
     attack_scores: dict[str, ScoreSet],
@@ -277,11 +238,10 @@ def _write(
 ) -> evidence.Evidence:
     claim = trained.config.claim
     curves = {name: evidence.curve_of(scores) for name, scores in attack_scores.items()}
-    arrays = {}
-    if canaries["scores"] is not None:
-        if min(canaries["split"].member.size, canaries["split"].non_member.size) > 0:
-            curves["canaries"] = evidence.curve_of(canaries["split"])
-        arrays["canaries"] = canaries["scores"]
+    if DIRAC in canaries.scores:
+        split = join(canaries.scores[DIRAC], canaries.coins[DIRAC_COINS])
+        if min(split.member.size, split.non_member.size) > 0:
+            curves[DIRAC] = evidence.curve_of(split)
     return evidence.write_evidence(
         trained.workspace.evidence,
         claim=Claim(
@@ -293,15 +253,15 @@ def _write(
         ),
         ledger_path=trained.workspace.ledger,
         accounting=summary,
-        bounds=canaries["bounds"],
+        bounds=tuple(canaries.bounds),
         attacks=attacks,
         checks=tuple(results),
-        powers=canaries["powers"],
+        powers=tuple(canaries.powers),
         training=_training_facts(trained),
         environment=environment.describe(),
         curves=curves,
-        scores=arrays,
-        coins=canaries["coins"],
+        scores=canaries.scores,
+        coins=canaries.coins,
         policy=policy.facts,
         provenance=provenance.describe(trained.config),
     )

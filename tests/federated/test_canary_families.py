@@ -1,4 +1,4 @@
-"""Canaries in the model's own directions, as data and as clients: independent coins, the clip, the files, the audit."""
+"""Canaries in the model's own directions, as data and as clients: their examples, coins, gates and samplers."""
 
 import dataclasses
 
@@ -6,75 +6,130 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from dpaudit import estimation
-from dpaudit.attacks import canary as attack
-from dpaudit.config import TrainingSection
-from dpaudit.errors import DataError, UsageError
-from dpaudit.federated import canary_families as families
-from dpaudit.federated import canary_log, models, sampling
+from dpaudit import config as configuration
+from dpaudit.config import CanaryFamily
+from dpaudit.errors import ConfigError, DataError, UsageError
+from dpaudit.federated import canary_data, canary_sources, models
 from dpaudit.federated.aggregation import GaussianSum
+from dpaudit.federated.canaries import make_canaries
+from dpaudit.federated.canary_families import gradient_source, make_families, make_family
+from dpaudit.federated.canary_sources import Moment
 from dpaudit.federated.clients import ClientFunctions
-from dpaudit.federated.clipping import clipped_sum, screen
-from dpaudit.federated.engine import FedAvgEngine, FedSgdEngine
+from dpaudit.federated.clipping import Block
+from dpaudit.federated.data import FederatedData, prepare
+from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.sampling import Population
+from dpaudit.federated.server import Plan, Server
+from dpaudit.ledger import PrivacyLedger
 
 ROOT = 2**90 + 1
 P = 300
 EXAMPLES = Population(clients=4, client_of=(np.arange(40) % 4).astype(np.int32))
 CLIENTS = Population(clients=5, client_of=None)
-FEDSGD = TrainingSection(algorithm="dp-fedsgd", rounds=9, client_sampling_rate=0.7, example_sampling_rate=0.5)
-FEDAVG = TrainingSection(algorithm="dp-fedavg", rounds=9, client_sampling_rate=0.5)
+AT = Moment(number=3, weights=np.zeros(P), clip_norm=2.0)
 
 
-def gradient(kind, *, count=50, population=EXAMPLES, **options):
-    return families.make_family(kind, count=count, population=population, parameters=P, root=ROOT, **options)
+def section(kind, count=50, **keys):
+    return CanaryFamily.model_validate({"kind": kind, "count": count, **keys})
 
 
-def play(family, training, population, *, rounds, noise, clip_norm=2.0, log=None, weights=None):
-    """Rounds of a server: screen, clip, sum, noise; return observations (rounds, m)."""
-    server = GaussianSum(clip_norm=clip_norm, noise_multiplier=noise)
-    weights = np.zeros(family.parameters) if weights is None else weights
-    seen = []
-    for number in range(rounds):
-        cohort = sampling.draw(training, population, root=ROOT, number=number)
-        total = np.zeros(family.parameters)
-        for block in family.contributions(weights, training, cohort, clip_norm=clip_norm):
-            rows, _, _ = screen(block, width=family.parameters)
-            total += clipped_sum(rows, clip_norm=clip_norm)
-        released = server.noised(total, root=ROOT, number=number, attempt=0).vector
-        seen.append(family.observe(released, weights, number, clip_norm=clip_norm))
-        if log is not None:
-            log.observe(released, weights, training, cohort, clip_norm=clip_norm)
-    return np.array(seen)
+def gradient(kind, *, count=50, population=EXAMPLES, parameters=P, first=0, **keys):
+    wanted = section(kind, count, **keys)
+    source = gradient_source(wanted, parameters=parameters, root=ROOT)
+    return make_family(wanted, source, population, first=first, root=ROOT)
+
+
+def rows_of(family, wanted, at=AT):
+    return np.concatenate([block.rows for block in family.source.contributions(wanted, at)])
+
+
+# --- configuration ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ('kind = "dirac"\ncount = 3', "'random', 'chosen'"),
+        ('kind = "random"', "missing key 'canaries.family.0.count'"),
+        ('kind = "random"\ncount = 0', "greater than or equal to 1"),
+        ('kind = "random"\ncount = 3\nname = "A/b"', "pattern"),
+        ('kind = "random"\ncount = 3\nname = "coins"', "cannot be called 'coins'"),
+        ('kind = "random"\ncount = 3\ncoordinates = [1, 2, 3]', "coordinates belongs to canaries of kind chosen"),
+        ('kind = "chosen"\ncount = 3\ncoordinates = [1, 2, 2]', "3 different numbers"),
+        ('kind = "chosen"\ncount = 2\ncoordinates = [1, -2]', "greater than or equal to 0"),
+        ('kind = "blank"\ncount = 3\nnorm_factor = 2.0', "norm_factor belongs to canaries of kind random or chosen"),
+        ('kind = "blank"\ncount = 3\nvalue = 2.0', "value belongs to canaries of kind feature"),
+        ('kind = "blank"\ncount = 3\nexamples = 2', "examples belongs to client-level privacy"),
+        ('kind = "random"\ncount = 3\n[[canaries.family]]\nkind = "random"\ncount = 2', "two canary families"),
+        ('kind = "random"\ncount = 3\ncuont = 2', "Did you mean 'count'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_configuration(family, message):
+    text = f"""
+[run]
+name = "x"
+[claim]
+epsilon = 8.0
+delta = 1e-5
+unit = "example"
+[data]
+source = "digits"
+[partition]
+clients = 5
+[training]
+algorithm = "dp-fedsgd"
+rounds = 3
+client_sampling_rate = 0.5
+[[canaries.family]]
+{family}
+"""
+    with pytest.raises(ConfigError) as error:
+        configuration.parse(text)
+    assert message in str(error.value)
+
+
+def test_a_family_is_named_after_its_kind_and_counts_among_the_canaries(make_config):
+    families = [{"kind": "feature", "count": 3}, {"kind": "chosen", "count": 4, "name": "own"}]
+    canaries = make_config(canaries={"family": families}).canaries
+    assert [family.name for family in canaries.family] == ["feature", "own"]
+    assert (canaries.total, canaries.private_features) == (27, 3)
+
+
+# --- directions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["random", "chosen"])
-def test_a_canary_is_one_clip_norm_in_its_direction_when_it_takes_part(kind):
-    family = gradient(kind, count=20)
-    seen = play(family, FEDSGD, EXAMPLES, rounds=12, noise=0.0)
-    for number in range(12):
-        cohort = sampling.draw(FEDSGD, EXAMPLES, root=ROOT, number=number)
-        present = family.takes_part(FEDSGD, cohort)
-        assert not (present & ~family.coins).any()
-        assert not (present & ~cohort.answered[family.client]).any()
-        blocks = list(family.rows(np.zeros(P), number, np.arange(20), clip_norm=2.0))
-        units = np.concatenate([block.rows for block in blocks])
-        units = units / np.linalg.norm(units, axis=1, keepdims=True)
-        expected = units @ units[present].sum(axis=0) if present.any() else np.zeros(20)
-        np.testing.assert_allclose(seen[number], expected, atol=1e-5)
-    if kind == "chosen":
-        assert set(np.unique(seen.round(6))) == {0.0, 1.0}
+def test_what_is_seen_of_a_canary_is_its_inner_product_with_the_sum(kind):
+    family, total = gradient(kind, count=20), np.random.default_rng(0).normal(size=P)
+    rows = rows_of(family, np.arange(20))
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 20.0, rtol=1e-6)
+    units = rows.astype(float) / np.linalg.norm(rows, axis=1, keepdims=True)
+    seen, sizes = family.source.observe(total, AT)
+    np.testing.assert_allclose(seen, units @ total / 2.0, atol=1e-6)
+    np.testing.assert_array_equal(sizes, 1.0)
+    small = gradient(kind, count=20, norm_factor=0.25)
+    np.testing.assert_array_equal(small.source.observe(total, AT)[1], 0.25)
 
 
-def test_rows_do_not_depend_on_the_coins_nor_on_the_size_of_blocks(monkeypatch):
+def test_chosen_coordinates_are_those_of_the_configuration():
+    family = gradient("chosen", count=2, coordinates=[7, 3])
+    assert np.argwhere(rows_of(family, np.arange(2))).tolist() == [[0, 7], [1, 3]]
+    with pytest.raises(UsageError, match="from 0 to 299"):
+        gradient("chosen", count=1, coordinates=[P])
+    with pytest.raises(UsageError, match="300 parameters"):
+        gradient("chosen", count=P + 1)
+
+
+def test_directions_do_not_depend_on_memory_nor_on_the_size_of_blocks(monkeypatch):
+    whole, total = rows_of(gradient("random", count=7), np.arange(7)), np.random.default_rng(1).normal(size=P)
+    seen, _ = gradient("random", count=7).source.observe(total, AT)
+    monkeypatch.setattr(canary_sources, "_BLOCK_BYTES", 4 * P * 2)
+    monkeypatch.setattr(canary_sources, "_KEPT_BYTES", 0)
     family = gradient("random", count=7)
-    whole = np.concatenate([b.rows for b in family.rows(np.zeros(P), 0, np.arange(7), clip_norm=1.0)])
-    flipped = dataclasses.replace(family, coins=~family.coins)
-    monkeypatch.setattr(families, "_BLOCK_BYTES", 4 * P * 2)
-    parts = list(flipped.rows(np.zeros(P), 3, np.arange(7), clip_norm=1.0))
+    parts = list(family.source.contributions(np.arange(7), AT))
     assert [block.units.size for block in parts] == [2, 2, 2, 1]
     np.testing.assert_array_equal(np.concatenate([block.rows for block in parts]), whole)
-    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 10.0, rtol=1e-5)
+    np.testing.assert_array_equal(family.source.observe(total, AT)[0], seen)
 
 
 @pytest.mark.statistical(failure_probability=1e-6)
@@ -83,114 +138,205 @@ def test_coins_are_fair_and_families_do_not_share_them():
     low, high = binom.ppf(1e-7, 4000, 0.5), binom.isf(1e-7, 4000, 0.5)
     for count in (one.coins.sum(), two.coins.sum(), (one.coins == two.coins).sum()):
         assert low <= count <= high
-    cohort = sampling.draw(FEDSGD, EXAMPLES, root=ROOT, number=0)
-    assert (one.takes_part(FEDSGD, cohort) != two.takes_part(FEDSGD, cohort)).any()
+    assert not np.array_equal(rows_of(one, np.arange(2)), rows_of(two, np.arange(2)))
 
 
-def data_canaries(kind, blobs, *, training, population, count, each=1):
-    data = blobs(40, clients=4, features=8)
-    data = families.with_private_features(data, count) if kind == "feature" else data
-    examples = families.canary_examples(kind, data, count=count, root=ROOT, each=each)
-    model = models.mlp(data.x.shape[1:], 3, hidden=(6,), root=1)
-    functions = ClientFunctions(model, data.x.shape[1:])
-    if training.algorithm == "dp-fedavg":
-        engine = FedAvgEngine(functions, examples, training, root=ROOT)
-    else:
-        engine = FedSgdEngine(functions, examples, root=ROOT)
-    family = families.make_family(
-        kind, count=count, population=population, parameters=functions.parameters, root=ROOT, engine=engine
-    )
-    return data, examples, functions, family, models.get_weights(model)
+# --- examples --------------------------------------------------------------------------------------------------
 
 
-def test_data_canaries_are_what_they_say(blobs):
-    data, examples, *_ = data_canaries("mislabelled", blobs, training=FEDSGD, population=EXAMPLES, count=12)
-    truth = {row.tobytes(): label for row, label in zip(data.x, data.y, strict=True)}
-    assert all(truth[row.tobytes()] != label for row, label in zip(examples.x, examples.y, strict=True))
-    wide, examples, *_ = data_canaries("feature", blobs, training=FEDSGD, population=EXAMPLES, count=5)
-    assert wide.x.shape == (40, 13)
-    assert not wide.x[:, 8:].any()
-    np.testing.assert_array_equal(examples.x[:, 8:], np.eye(5))
-    _, examples, *_ = data_canaries("blank", blobs, training=FEDSGD, population=EXAMPLES, count=3)
-    assert not examples.x.any()
-    assert examples.y.tolist() == [0, 1, 2]
-    _, examples, *_ = data_canaries("mislabelled", blobs, training=FEDAVG, population=CLIENTS, count=4, each=6)
-    assert np.bincount(examples.client).tolist() == [6] * 4
+def test_data_canaries_are_what_they_say_and_hold_nobody_elses_data(blobs):
+    data = canary_data.with_private_features(blobs(40, clients=4), 5)
+    assert data.x.shape == (40, 9)
+    assert not data.x[:, 4:].any()
+    feature = canary_data.canary_examples(section("feature", 5, value=3.0), data, first_feature=4, root=ROOT)
+    np.testing.assert_array_equal(feature.x, np.hstack([np.zeros((5, 4)), 3 * np.eye(5)]))
+    blank = canary_data.canary_examples(section("blank", 3, examples=2), data, root=ROOT)
+    assert not blank.x.any()
+    assert (blank.y.tolist(), blank.client.tolist()) == ([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2])
+    originals, rest = canary_data.set_aside(data, 12, by_client=False, root=ROOT)
+    wrong = canary_data.canary_examples(section("mislabelled", 12), data, originals, root=ROOT)
+    assert (wrong.y != originals.y).all()
+    np.testing.assert_array_equal(wrong.x, originals.x)
+    kept, taken = ({row.tobytes() for row in part.x} for part in (rest, wrong))
+    assert (len(kept), len(taken)) == (28, 12)
+    assert not kept & taken
 
 
-@pytest.mark.parametrize("kind", ["feature", "mislabelled"])
-@pytest.mark.parametrize("client_level", [False, True])
-def test_data_canaries_contribute_their_own_gradient_or_update(blobs, kind, client_level):
-    training, population = (FEDAVG, CLIENTS) if client_level else (FEDSGD, EXAMPLES)
-    _, _, functions, family, weights = data_canaries(kind, blobs, training=training, population=population, count=6)
-    (block,) = family.rows(weights, 0, np.arange(6), clip_norm=1.0)
-    assert block.rows.shape == (6, functions.parameters)
-    assert (np.linalg.norm(block.rows, axis=1) > 0).all()
-    seen = play(family, training, population, rounds=10, noise=0.0, clip_norm=1e-3, weights=weights)
-    present = np.array([
-        family.takes_part(training, sampling.draw(training, population, root=ROOT, number=n)) for n in range(10)
-    ])  # fmt: skip
-    alone = present.sum(axis=1) == 1
-    assert alone.any()
-    np.testing.assert_allclose(seen[alone][present[alone]], 1.0, rtol=1e-4)
-    assert (np.abs(seen) <= present.sum(axis=1, keepdims=True) + 1e-4).all()
-    if kind == "feature":  # nobody else has this feature: canaries are nearly orthogonal in its weights
-        assert not client_level or family.client.tolist() == [5, 6, 7, 8, 9, 10]
+def test_a_mislabelled_client_holds_one_held_out_device(blobs):
+    held = blobs(60, clients=6)
+    originals, rest = canary_data.set_aside(held, 3, by_client=True, root=ROOT)
+    assert np.bincount(originals.client).tolist() == [10] * 3
+    assert np.bincount(rest.client).tolist() == [10] * 3
+    owner = {row.tobytes(): device for row, device in zip(held.x, held.client, strict=True)}
+    for canary in range(3):
+        assert len({owner[row.tobytes()] for row in originals.x[originals.client == canary]}) == 1
+    few = canary_data.canary_examples(section("mislabelled", 3, examples=4), held, originals, root=ROOT)
+    assert np.bincount(few.client).tolist() == [4] * 3
+    with pytest.raises(DataError, match="at most 3 such canaries"):
+        canary_data.set_aside(held, 4, by_client=True, root=ROOT)
 
 
-def test_observations_are_on_disk_and_can_be_cut_back(tmp_path):
-    family = gradient("random", count=11)
-    log = canary_log.FamilyLog(tmp_path, family)
-    seen = play(family, FEDSGD, EXAMPLES, rounds=5, noise=1.0, log=log)
-    log.sync()
-    view = canary_log.open_family(tmp_path, "random")
-    assert canary_log.family_names(tmp_path) == ("random",)
-    np.testing.assert_allclose(view.observations, seen, rtol=1e-6)
-    eligible = [family.eligible(sampling.draw(FEDSGD, EXAMPLES, root=ROOT, number=n)) for n in range(5)]
-    np.testing.assert_array_equal(view.eligible, eligible)
-    np.testing.assert_array_equal(canary_log.family_coins(tmp_path, "random"), family.coins)
-    log.cut_back(3)
-    assert canary_log.open_family(tmp_path, "random").observations.shape == (3, 11)
-    with pytest.raises(DataError, match="shorter than the checkpoint"):
-        log.cut_back(4)
-    with pytest.raises(DataError, match="cannot be read"):
-        canary_log.open_family(tmp_path, "other")
+def test_prepare_makes_room_for_canaries_and_sets_originals_aside(make_config):
+    families = [{"kind": "feature", "count": 7}, {"kind": "mislabelled", "count": 30}]
+    plain, found = (prepare(make_config(canaries=c), root=1) for c in ({}, {"family": families}))
+    assert found.train.x.shape == (plain.train.y.size, 64 + 7)
+    np.testing.assert_array_equal(found.train.x[:, :64], plain.train.x)
+    assert not found.train.x[:, 64:].any()
+    assert (found.holdout.y.size, found.originals.y.size) == (plain.holdout.y.size - 30, 30)
+    assert (plain.originals, plain.train.x.shape[1]) == (None, 64)
 
 
-@pytest.mark.parametrize(("noise", "refuted"), [(0.25, True), (4.0, False)])
-def test_the_one_run_audit_reads_a_family(tmp_path, noise, refuted):
-    """Twenty rounds with little noise give away the coins of random-direction canaries; with much noise they do not."""
-    training = TrainingSection(algorithm="dp-fedavg", rounds=20, client_sampling_rate=1.0)
-    family = gradient("random", count=60, population=CLIENTS)
-    log = canary_log.FamilyLog(tmp_path, family)
-    play(family, training, CLIENTS, rounds=20, noise=noise, log=log)
-    view = canary_log.open_family(tmp_path, "random")
-    scores = attack.llr_scores(view.observations, view.eligible, noise_multiplier=noise, secret_sampling_rate=1.0)
-    coins = canary_log.family_coins(tmp_path, "random")
-    bound = estimation.estimate(
-        scores[coins], scores[~coins], method="one-run", delta=1e-5, seed=1, guesses=40, declared=("fair-coins",)
-    )
-    assert bound.epsilon is not None
-    assert (bound.epsilon > 1.0) is refuted
-
-
-def test_what_makes_no_sense_is_refused(blobs):
-    with pytest.raises(UsageError, match="need an engine"):
-        gradient("blank")
-    with pytest.raises(UsageError, match="the model has 300"):
-        gradient("chosen", count=P + 1)
-    with pytest.raises(UsageError, match="different numbers"):
-        gradient("chosen", count=2, coordinates=[1, 1])
-    shuffled = FEDSGD.model_copy(update={"sampler": "shuffle"})
-    cohort = sampling.draw(FEDSGD, EXAMPLES, root=ROOT, number=0)
-    with pytest.raises(UsageError, match="sampler = 'poisson'"):
-        gradient("random").takes_part(shuffled, cohort)
-    data = blobs(20)
-    with pytest.raises(UsageError, match="at most 3"):
-        families.canary_examples("blank", data, count=4, root=1)
-    with pytest.raises(UsageError, match="with_private_features"):
-        families.canary_examples("feature", data, count=9, root=1)
-    with pytest.raises(UsageError, match="no data"):
-        families.canary_examples("random", data, count=2, root=1)
+def test_data_that_do_not_fit_are_refused(blobs, make_config, data):
+    pictures = dataclasses.replace(blobs(20), x=np.zeros((20, 2, 2), np.float32))
     with pytest.raises(UsageError, match="vectors"):
-        families.with_private_features(dataclasses.replace(data, x=data.x[:, :, None]), 2)
+        canary_data.with_private_features(pictures, 2)
+    with pytest.raises(UsageError, match="at most 3 are possible"):
+        canary_data.canary_examples(section("blank", 4), blobs(20), root=1)
+    with pytest.raises(UsageError, match="two classes"):
+        canary_data.canary_examples(section("mislabelled", 4), dataclasses.replace(data.train, classes=1), root=1)
+
+
+# --- the server ------------------------------------------------------------------------------------------------
+
+ALL = (
+    {"kind": "random", "count": 30},
+    {"kind": "chosen", "count": 25},
+    {"kind": "feature", "count": 6},
+    {"kind": "mislabelled", "count": 8},
+    {"kind": "mislabelled", "count": 4, "name": "more"},
+    {"kind": "blank", "count": 3},
+)
+
+
+def setting(make_config, data, *, client_level=False, families=ALL, noise=0.0, canaries=10, aggregator=None, **train):
+    pytest.importorskip("tensorflow")
+    config = make_config(
+        client_level=client_level, training={"clip_norm": 1.5, **train},
+        canaries={"family": list(families), "count": canaries},
+    )  # fmt: skip
+    wide = config.canaries.private_features
+    held = canary_data.with_private_features(data.holdout, wide)
+    if client_level:
+        held = dataclasses.replace(held, client=(np.arange(held.y.size) % 30).astype(np.int32))
+    originals, rest = canary_data.set_aside(held, 12, by_client=client_level, root=ROOT)
+    data = FederatedData(
+        train=canary_data.with_private_features(data.train, wide), holdout=rest, clients=6, originals=originals
+    )
+    model = models.mlp(data.train.x.shape[1:], 3, hidden=(6,), root=1)
+    functions, weights = ClientFunctions(model, data.train.x.shape[1:]), models.get_weights(model)
+    population = Population(clients=6, client_of=None if client_level else data.train.client)
+    plan = Plan(
+        training=config.training, population=population, root=ROOT, direction=1.0,
+        canaries=make_canaries(config.canaries, population, root=ROOT),
+        families=make_families(config, data, population, functions, root=ROOT),
+    )  # fmt: skip
+    server = Server(
+        plan, aggregator=aggregator or GaussianSum(clip_norm=1.5, noise_multiplier=noise),
+        optimizer=make_optimizer(config.training), weights=weights, ledger=PrivacyLedger(),
+    )  # fmt: skip
+    return server, plan
+
+
+SAMPLERS = [
+    {"client_level": False},
+    {"client_level": True, "dropout_rate": 0.3},
+    {"client_level": True, "sampler": "without-replacement"},
+    {"client_level": True, "sampler": "poisson-padded", "cohort_limit": 9},
+    {"client_level": True, "sampler": "shuffle", "client_sampling_rate": 0.25},
+    {"client_level": False, "sampler": "shuffle", "client_sampling_rate": 1.0, "example_sampling_rate": 0.25},
+    {"client_level": True, "algorithm": "dp-ftrl", "client_sampling_rate": 0.25},
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_families_pass_the_gates_of_everybody_with_every_sampler(make_config, data, sampler):
+    """The sum is that of single rows, clipped one by one: of those whose coin says in and whom the sampler chose."""
+    server, plan = setting(make_config, data, **sampler)
+    assert plan.slots == plan.population.units + 10 + sum(family["count"] for family in ALL)
+    firsts = [family.slot for family in plan.families]
+    assert firsts == [plan.population.units + 10 + n for n in (0, 30, 55, 61, 69, 73)]
+    parameters, someone = server.weights.size, 0
+    for number in range(3):
+        cohort = server.cohort(number)
+        collected = server.collect(cohort, [])
+        assert collected.total.shape == (parameters + 10,)
+        at = Moment(number=number, weights=server.weights, clip_norm=1.5)
+        expected = np.zeros(parameters)
+        for family, present in zip(plan.families, collected.families, strict=True):
+            assert not present[~family.coins].any()
+            if not sampler["client_level"]:
+                assert not present[~cohort.answered[family.client]].any()
+            if cohort.draw is not None:
+                chosen = cohort.draw.chosen[family.slot : family.slot + family.count]
+                np.testing.assert_array_equal(present, family.coins & chosen & family.eligible(cohort))
+            someone += present.sum()
+            expected += slow_sum(family, np.flatnonzero(present), at)
+        np.testing.assert_allclose(collected.total[:parameters], expected, atol=2e-5)
+        assert not collected.rejected
+    assert someone > 10
+
+
+def slow_sum(family, wanted, at):
+    """Each canary alone, as a single row, by the definition of the clip."""
+    total = np.zeros(at.weights.size)
+    for unit in wanted:
+        source = family.source
+        if isinstance(source, canary_sources.Examples):
+            cohort = canary_sources._cohort(at.number, np.array([unit]))
+            (block,) = source.observer.run_cohort(at.weights, cohort)
+        else:
+            (block,) = source.contributions(np.array([unit]), at)
+        (row,) = np.asarray(block.rows, float)
+        total += row * min(1.0, at.clip_norm / max(np.linalg.norm(row), 1e-30))
+    return total
+
+
+@pytest.mark.statistical(failure_probability=1e-6)
+def test_poisson_canaries_take_part_at_the_rate_of_real_units(make_config, data):
+    server, plan = setting(make_config, data, families=[{"kind": "random", "count": 400}], client_level=True)
+    inside = sum(int(server.collect(server.cohort(n), []).families[0].sum()) for n in range(20))
+    trials = 20 * int(plan.families[0].coins.sum())
+    assert binom.ppf(5e-7, trials, 0.6) <= inside <= binom.isf(5e-7, trials, 0.6)
+
+
+@pytest.mark.parametrize("client_level", [False, True])
+def test_what_is_seen_of_one_data_canary_alone_is_its_size(make_config, data, client_level):
+    for family in ALL[2:4]:
+        server, plan = setting(
+            make_config, data, families=[family], client_level=client_level, client_sampling_rate=1.0, canaries=0,
+        )  # fmt: skip
+        (made,) = plan.families
+        at = Moment(number=0, weights=server.weights, clip_norm=1.5)
+        alone = slow_sum(made, [2], at)
+        seen, sizes = made.source.observe(alone, at)
+        assert 0 < sizes[2] <= 1
+        np.testing.assert_allclose(seen[2], sizes[2], rtol=1e-4)
+        assert (np.abs(seen) <= sizes[2] + 1e-6).all()
+
+
+def test_a_canary_without_a_finite_gradient_is_left_out_and_seen_as_nothing(make_config, data):
+    server, plan = setting(make_config, data, families=[ALL[2]], client_sampling_rate=1.0)
+    (family,) = plan.families
+    engine = family.source.observer
+
+    class Broken:
+        def run_cohort(self, weights, cohort):
+            for block in engine.run_cohort(weights, cohort):
+                rows = np.array(block.rows)
+                rows[block.units == 1], rows[block.units == 4] = np.nan, 0.0
+                yield Block(units=block.units, rows=rows)
+
+    broken = dataclasses.replace(family.source, sender=Broken(), observer=Broken())
+    present = dataclasses.replace(family, source=broken, coins=np.ones(6, bool))
+    plan = dataclasses.replace(plan, families=(present,))
+    server = Server(
+        plan, aggregator=GaussianSum(clip_norm=1.5, noise_multiplier=0.0), weights=server.weights,
+        optimizer=server.optimizer, ledger=PrivacyLedger(),
+    )  # fmt: skip
+    collected = server.collect(server.cohort(0), [])
+    assert np.isfinite(collected.total).all()
+    assert [(item.unit, item.reason) for item in collected.rejected] == [(-1 - 10 - 1, "NaN or infinity")]
+    seen, sizes = broken.observe(np.ones(server.weights.size), Moment(number=0, weights=server.weights, clip_norm=1.5))
+    assert (seen[[1, 4]] == 0).all()
+    assert (sizes[[1, 4]] == 0).all()
+    assert (sizes[[0, 2, 3, 5]] > 0).all()

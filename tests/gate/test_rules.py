@@ -83,6 +83,29 @@ def powered(**changes: Any) -> Change:
     return lambda f, _: {"powers": (f.power(**changes),)}
 
 
+def with_family(
+    inside: int | None,
+    outside: int,
+    *,
+    on_file: tuple[int, int] | None = None,
+    power: float | None = 0.1,
+    **changes: Any,
+) -> Change:
+    """The Dirac canaries, whose power is left out, and a family of random directions with so many in and out."""
+    tossed = on_file or (inside or 0, outside)
+    values = {"method": "one-run", "family": Family.ASSUMPTION_FREE, "epsilon": 0.4, "canaries": "random", **changes}
+    interval = None if power is None else (0.9 * power, power)
+
+    def change(f: ModuleType, e: Evidence) -> dict[str, Any]:
+        family = f.bound(**values, n_member=inside, n_non_member=outside)
+        known = {"power": power, "power_ci": interval, "reason": None if power is not None else "not simulated"}
+        result = f.power(method="one-run", family=Family.ASSUMPTION_FREE, canaries="random", **known)
+        coins = {**e.coins, "random": np.arange(sum(tossed)) < tossed[0]}
+        return {"bounds": (*e.bounds, family), "powers": (result,), "coins": coins}
+
+    return change
+
+
 def attacked(*attacks: dict[str, Any]) -> Change:
     return lambda f, _: {"attacks": tuple(f.attack(**changes) for changes in attacks)}
 
@@ -228,6 +251,14 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
     ("DPA101", "a hair above the claim", bounded({"epsilon": 6.000_001}), "", FAIL),
     ("DPA101", "exactly the claim", bounded({"epsilon": 6.0}), "", PASS),
     ("DPA101", "one of two above", bounded({}, {"method": "one-run", "epsilon": 7.0}), "", FAIL),
+    ("DPA101", "a family's above", with_family(60, 40, epsilon=7.0), "", FAIL),
+    (
+        "DPA101",
+        "a family's above, with too little confidence",
+        with_family(60, 40, epsilon=7.0, confidence=0.9),
+        "",
+        PASS,
+    ),
     ("DPA101", "heuristic above", bounded({"epsilon": 9.0, "family": Family.HEURISTIC}), "", UNCLEAR),
     ("DPA101", "credible above, another within", bounded({}, {"epsilon": 9.0, "family": Family.CREDIBLE}), "", PASS),
     ("DPA101", "family not accepted", nothing, '[audit]\nfamilies = ["gaussian"]', UNCLEAR),
@@ -270,6 +301,9 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
     ("DPA103", "crashed", powered(power=None, reason="cannot calibrate"), "", UNCLEAR),
     ("DPA103", "family not accepted", powered(family=Family.HEURISTIC), "", UNCLEAR),
     ("DPA103", "of a method that gave no bound", powered(method="gdp"), "", UNCLEAR),
+    ("DPA103", "of a family that gave no bound", powered(canaries="random"), "", UNCLEAR),
+    ("DPA103", "of a family that gave one", with_family(60, 40, power=0.97), "", PASS),
+    ("DPA103", "of a family, not known", with_family(60, 40, power=None), "", UNCLEAR),
     ("DPA103", "for a smaller claim", powered(claim_epsilon=3.0, alternative_epsilon=6.0), "", UNCLEAR),
     ("DPA103", "against a farther alternative", powered(alternative_epsilon=20.0), "", UNCLEAR),
     ("DPA103", "against a nearer alternative", powered(alternative_epsilon=9.0), "", PASS),
@@ -285,6 +319,11 @@ CASES: list[tuple[str, str, Change, str, Status]] = [
     ("DPA104", "two worlds, no coins", bounded({"method": "gdp", "n_member": 9, "n_non_member": 99}), "", IDLE),
     ("DPA104", "unfair file of coins", lambda *_: {"coins": {"coins": np.arange(1000) < 600}}, "", FAIL),
     ("DPA104", "a file of coins that holds none", lambda *_: {"coins": {"coins": np.arange(1000)}}, "", UNCLEAR),
+    ("DPA104", "a family beside the others", with_family(60, 40), "", PASS),
+    ("DPA104", "a family with unfair coins", with_family(95, 5), "", FAIL),
+    ("DPA104", "a family with other coins than its file", with_family(60, 40, on_file=(61, 39)), "", FAIL),
+    ("DPA104", "a family's coins of which no bound speaks", with_family(60, 40, canaries=None), "", FAIL),
+    ("DPA104", "a family whose bound counts nothing", with_family(None, 40), "", UNCLEAR),
     ("DPA201", "no ceiling", nothing, "", IDLE),
     ("DPA201", "below", nothing, CEILING + "tpr = 0.05\nmin_non_members = 400", PASS),
     ("DPA201", "estimate below, upper limit above", nothing, CEILING + "tpr = 0.02\nmin_non_members = 400", FAIL),

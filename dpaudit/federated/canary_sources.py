@@ -1,0 +1,153 @@
+"""What canaries add to a round, and what is seen of them: directions of the model, single coordinates, examples.
+
+What is seen of a canary is the inner product of the noised sum with the canary's own unit direction, in clip norms;
+its *size* is how much it would add along it after the clip, also in clip norms. Neither depends on a coin.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit import _rng
+from dpaudit.federated.clipping import Block, ClippedSum
+from dpaudit.federated.sampling import Cohort
+
+Indices = NDArray[np.int64]
+Matrix = NDArray[np.float32]
+Vector = NDArray[np.float64]
+_BLOCK_BYTES = 32 * 2**20
+_KEPT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A round as canaries meet it: its number, the weights (parameters,) at its start, and its clip norm."""
+
+    number: int
+    weights: Vector
+    clip_norm: float
+
+
+class Source(Protocol):
+    """The canaries 0..m-1 of one family as contributions."""
+
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+        """Yield what the canaries at `wanted` send, before the server's screen and clip; units are their numbers."""
+
+    def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
+        """Return (seen, sizes), (m,) each, of the model's part (parameters,) of a noised sum.
+
+        A canary without a direction in this round (a gradient that is zero or not finite) has both 0.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinates:
+    """One coordinate of the model for each canary: `places` (m,)."""
+
+    places: Indices
+    parameters: int
+    norm_factor: float
+
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+        """Yield rows of length `norm_factor` clip norms."""
+        for units in _blocks(wanted, self.parameters):
+            rows = np.zeros((units.size, self.parameters), np.float32)
+            rows[np.arange(units.size), self.places[units]] = self.norm_factor * at.clip_norm
+            yield Block(units=units, rows=rows)
+
+    def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
+        """Read the coordinates."""
+        return released[self.places] / at.clip_norm, np.full(self.places.size, min(1.0, self.norm_factor))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomDirections:
+    """A random unit direction of the model for each canary, drawn when it is needed and kept if memory allows."""
+
+    count: int
+    parameters: int
+    norm_factor: float
+    root: int
+    name: str
+    _kept: list[Matrix] = field(default_factory=list, compare=False, repr=False)
+
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+        """Yield rows of length `norm_factor` clip norms."""
+        for units in _blocks(wanted, self.parameters):
+            yield Block(units=units, rows=self._directions(units) * np.float32(self.norm_factor * at.clip_norm))
+
+    def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
+        """Return the inner products."""
+        everyone = np.arange(self.count)
+        seen = np.zeros(self.count)
+        for units in _blocks(everyone, self.parameters):
+            seen[units] = np.einsum("ij,j->i", self._directions(units), released)  # no BLAS: the same bits on a resume
+        return seen / at.clip_norm, np.full(self.count, min(1.0, self.norm_factor))
+
+    def _directions(self, units: Indices) -> Matrix:
+        if 4 * self.count * self.parameters > _KEPT_BYTES:
+            return self._drawn(units)
+        if not self._kept:
+            self._kept.append(self._drawn(np.arange(self.count)))
+        return self._kept[0][units]
+
+    def _drawn(self, units: Indices) -> Matrix:
+        rows = np.zeros((units.size, self.parameters), np.float32)
+        for row, unit in zip(rows, units.tolist(), strict=True):
+            drawn = _rng.stream(self.root, f"canary-direction/{self.name}", unit).standard_normal(self.parameters)
+            row[:] = drawn / np.linalg.norm(drawn)
+        return rows
+
+
+class Engine(Protocol):
+    """What of `dpaudit.federated.engine.Engine` is needed."""
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
+        """Yield the contributions of `cohort.units`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Examples (or clients that hold them) that are trained on: `sender` runs them as the run's engine runs others.
+
+    `observer` gives single rows, where `sender` may clip and sum by itself.
+    """
+
+    count: int
+    sender: Engine
+    observer: Engine
+
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+        """Yield what the engine makes of the canaries' examples."""
+        if wanted.size:
+            yield from self.sender.run_cohort(at.weights, _cohort(at.number, wanted))
+
+    def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
+        """Run the examples of all canaries, in or out, for the directions of their gradients or updates."""
+        seen, sizes = np.zeros(self.count), np.zeros(self.count)
+        for block in self.observer.run_cohort(at.weights, _cohort(at.number, np.arange(self.count))):
+            if isinstance(block, ClippedSum):
+                raise TypeError("the observer of data canaries must be an engine that yields rows")
+            rows = np.asarray(block.rows, dtype=np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):
+                norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+                fit = np.isfinite(norms) & (norms > 0)
+                along = np.einsum("ij,j->i", rows[fit], released) / norms[fit]
+            seen[block.units[fit]] = along / at.clip_norm
+            sizes[block.units[fit]] = np.minimum(norms[fit] / at.clip_norm, 1.0)
+        return seen, sizes
+
+
+def _cohort(number: int, units: Indices) -> Cohort:
+    nobody = np.zeros(0, np.bool_)
+    return Cohort(number=number, sampled=nobody, answered=nobody, units=units)
+
+
+def _blocks(units: Indices, parameters: int) -> Iterator[Indices]:
+    size = max(1, _BLOCK_BYTES // (4 * parameters))
+    for start in range(0, units.size, size):
+        yield units[start : start + size]
