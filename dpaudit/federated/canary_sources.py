@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng
-from dpaudit.federated.clipping import Block, ClippedSum
+from dpaudit.federated.clipping import Block, ClippedSum, Rejected
 from dpaudit.federated.sampling import Cohort
 
 Indices = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
+Contribution = Block | ClippedSum | Rejected
 _BLOCK_BYTES = 32 * 2**20
 _KEPT_BYTES = 256 * 2**20
 
@@ -34,7 +35,7 @@ class Moment:
 class Source(Protocol):
     """The canaries 0..m-1 of one family as contributions."""
 
-    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Contribution]:
         """Yield what the canaries at `wanted` send, before the server's screen and clip; units are their numbers."""
 
     def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
@@ -52,7 +53,7 @@ class Coordinates:
     parameters: int
     norm_factor: float
 
-    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Contribution]:
         """Yield rows of length `norm_factor` clip norms."""
         for units in _blocks(wanted, self.parameters):
             rows = np.zeros((units.size, self.parameters), np.float32)
@@ -75,7 +76,7 @@ class RandomDirections:
     name: str
     _kept: list[Matrix] = field(default_factory=list, compare=False, repr=False)
 
-    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Contribution]:
         """Yield rows of length `norm_factor` clip norms."""
         for units in _blocks(wanted, self.parameters):
             yield Block(units=units, rows=self._directions(units) * np.float32(self.norm_factor * at.clip_norm))
@@ -106,7 +107,7 @@ class RandomDirections:
 class Engine(Protocol):
     """What of `dpaudit.federated.engine.Engine` is needed."""
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Contribution]:
         """Yield the contributions of `cohort.units`."""
 
 
@@ -121,7 +122,7 @@ class Examples:
     sender: Engine
     observer: Engine
 
-    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Block | ClippedSum]:
+    def contributions(self, wanted: Indices, at: Moment) -> Iterator[Contribution]:
         """Yield what the engine makes of the canaries' examples."""
         if wanted.size:
             yield from self.sender.run_cohort(at.weights, _cohort(at.number, wanted))
@@ -130,7 +131,7 @@ class Examples:
         """Run the examples of all canaries, in or out, for the directions of their gradients or updates."""
         seen, sizes = np.zeros(self.count), np.zeros(self.count)
         for block in self.observer.run_cohort(at.weights, _cohort(at.number, np.arange(self.count))):
-            if isinstance(block, ClippedSum):
+            if not isinstance(block, Block):
                 raise TypeError("the observer of data canaries must be an engine that yields rows")
             rows = np.asarray(block.rows, dtype=np.float64)
             with np.errstate(over="ignore", invalid="ignore"):

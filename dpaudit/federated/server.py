@@ -179,8 +179,10 @@ class Server:
         """
         last, rejected = self._plan.population.units - family.slot - 1, []
         for block in family.source.contributions(wanted, at):
-            part, _, refused = self._summed(block)
-            total[: part.size] += part
+            refused = [block] if isinstance(block, Rejected) else []
+            if not isinstance(block, Rejected):
+                part, _, refused = self._summed(block)
+                total[: part.size] += part
             rejected += [replace(item, unit=last - item.unit) for item in refused]
         return rejected
 
