@@ -126,8 +126,9 @@ class PrivacyLedger:
         """
         self.path = None if path is None else Path(path)
         self.torn_bytes = 0
-        self._entries: list[LedgerEntry] = []
-        self._size = 0
+        self._kept: list[LedgerEntry] = []
+        self._count = self._size = 0
+        self._digest = GENESIS
         self._append("header", {"schema": SCHEMA, **facts})
 
     @classmethod
@@ -143,7 +144,9 @@ class PrivacyLedger:
         except OSError as error:
             raise DataError(f"cannot read the ledger {source}: {error.strerror}.") from error
         ledger = cls.from_bytes(data)
-        ledger.path = source if append else None
+        if append:
+            ledger.path = source
+            del ledger._kept[1:]
         if append and not data.endswith(b"\n"):
             with source.open("r+b") as stream:
                 stream.truncate(ledger._size)
@@ -157,26 +160,28 @@ class PrivacyLedger:
     def from_bytes(cls, data: bytes) -> "PrivacyLedger":
         """Verify the content of a ledger file and hold it in memory; raise LedgerCorrupt if a line was changed."""
         ledger = cls.__new__(cls)
-        ledger._entries, ledger._size = _read(data)
+        ledger._kept, ledger._size = _read(data)
+        ledger._count, ledger._digest = len(ledger._kept), ledger._kept[-1].hash
         ledger.torn_bytes = len(data) - ledger._size
         ledger.path = None
         return ledger
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
-        seq = len(self._entries)
-        prev = self._entries[-1].hash if self._entries else GENESIS
+        seq, prev = self._count, self._digest
         plain = serialize.to_jsonable(body)
         line = {"seq": seq, "prev": prev, "type": kind, "body": plain, "hash": _line_hash(seq, prev, kind, plain)}
         raw = serialize.dumps(line, indent=None).encode()
         entry = _parse(seq, raw, prev)
         self._write(raw + b"\n")
-        self._entries.append(entry)
+        self._count, self._digest = seq + 1, entry.hash
+        if self.path is None or seq == 0:
+            self._kept.append(entry)
 
     def _write(self, line: bytes) -> None:
         """Append a line to the file, synced; raise LedgerCorrupt if the file is not as this object left it."""
         if self.path is None:
             return
-        first = not self._entries
+        first = not self._count
         if first:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -208,24 +213,38 @@ class PrivacyLedger:
         """Append a black-box (epsilon, delta) release, to be composed with everything else."""
         self.record(ev.ApproximateDp(epsilon=epsilon, delta=delta), **facts)
 
+    def _lines(self) -> list[LedgerEntry]:
+        """Return every line: of a file from the file, so that a long run does not hold them all."""
+        if self.path is None:
+            return self._kept
+        try:
+            with self.path.open("rb") as stream:
+                data = stream.read(self._size)
+        except OSError as error:
+            raise DataError(f"cannot read the ledger {self.path}: {error.strerror}.") from error
+        entries, _ = _read(data)
+        if len(entries) != self._count or entries[-1].hash != self._digest:
+            raise LedgerCorrupt(f"{self.path} is not as this ledger left it: another process changed it, or cut it.")
+        return entries
+
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """Every line, in order."""
-        return tuple(self._entries)
+        """Every line, in order. Of a ledger that is being written they are read back and verified at each call."""
+        return tuple(self._lines())
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """The facts of the header."""
-        return self._entries[0].facts
+        return self._kept[0].facts
 
     @property
     def digest(self) -> str:
         """Hash of the last line, which commits to every line before it."""
-        return self._entries[-1].hash
+        return self._digest
 
     def events(self) -> Iterator[LedgerEntry]:
         """Iterate over the lines that hold privacy events."""
-        return (entry for entry in self._entries if entry.type == "event")
+        return (entry for entry in self._lines() if entry.type == "event")
 
     def epsilon(self, delta: float, accountant: str = "pld") -> float:
         """Return an upper bound on epsilon at `delta` of everything recorded; see `dpaudit.accounting.epsilon`."""

@@ -63,6 +63,25 @@ def test_a_ledger_opened_to_read_leaves_the_file_alone(path):
     assert path.read_bytes() == before
 
 
+def test_lines_of_a_ledger_that_is_being_written_are_read_back_and_verified(path):
+    ledger = fill(PrivacyLedger(path))
+    lines = ledger.entries
+    assert (lines, ledger.digest) == (PrivacyLedger.open(path).entries, lines[-1].hash)
+    whole = path.read_bytes()
+    with path.open("ab") as stream:
+        stream.write(b"what another process appends is not ours")
+    assert ledger.entries == lines
+    other = fill(PrivacyLedger(path.with_name("other.jsonl"), unit="client"))
+    cut = whole[: whole.rfind(b"\n", 0, -1) + 1]
+    for changed in (whole.replace(b"realised", b"Realised", 1), cut, other.path.read_bytes()[: len(whole)], b""):
+        path.write_bytes(changed)
+        with pytest.raises(LedgerCorrupt):
+            list(ledger.events())
+    path.unlink()
+    with pytest.raises(DataError, match="cannot read the ledger"):
+        ledger.epsilon(1e-5)
+
+
 def test_an_existing_ledger_is_not_overwritten(path):
     fill(PrivacyLedger(path))
     before = path.read_bytes()

@@ -23,7 +23,7 @@ from dpaudit.federated.canary_sources import Moment
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
-from dpaudit.federated.replay import digest_of, recorded_passes, recorded_rounds
+from dpaudit.federated.replay import OfRounds, digest_of, noted_rounds, recorded_passes, recorded_rounds
 from dpaudit.federated.sampling import Cohort, Population
 from dpaudit.ledger import PrivacyLedger
 
@@ -117,9 +117,10 @@ class Server:
         self._width = weights.size + plan.canaries.count
         self.aggregator_state: State = aggregator.start(width=self._width, root=plan.root)
         self._on_draw = on_draw or (lambda _number, _attempt: None)
-        self._recorded = recorded_rounds(ledger)
-        self._passes = recorded_passes(ledger)
-        self._noted = {(e.facts["what"], e.facts.get("round")) for e in ledger.entries if e.type == "note"}
+        entries = ledger.entries
+        self._recorded = OfRounds(ledger, recorded_rounds, entries=entries)
+        self._passes = OfRounds(ledger, recorded_passes, entries=entries)
+        self._noted = OfRounds(ledger, noted_rounds, entries=entries)
 
     def cohort(self, number: int) -> Cohort:
         """Draw the cohort of round `number`, with the canaries among those who may be drawn."""
@@ -233,7 +234,7 @@ class Server:
         as the next attempt and recorded as one more event.
         """
         number = collected.cohort.number
-        known = self._recorded.get(number, [])
+        known = self._recorded.of(number)
         for attempt, stated in enumerate(known):
             noised = self._noise(collected.total, number, attempt)
             if digest_of(noised.vector) == stated:
@@ -252,9 +253,9 @@ class Server:
         )
 
     def _note_once(self, what: str, number: int, **facts: object) -> None:
-        if (what, number) not in self._noted:
+        if what not in self._noted.of(number):
             self._ledger.note(what, round=number, **facts)
-            self._noted.add((what, number))
+            self._noted.add(number, what)
 
     def _record(self, collected: Collected, noised: Noised, attempt: int) -> None:
         cohort, number = collected.cohort, collected.cohort.number
@@ -279,7 +280,7 @@ class Server:
             release_sha256=digest,
             **facts,
         )
-        self._recorded.setdefault(number, []).append(digest)
+        self._recorded.add(number, digest)
 
     def _event_of(self, noised: Noised, number: int, attempt: int) -> tuple[Event, int | None]:
         """Return the event of a release, and the round whose event pays for it already, if one does.
@@ -292,11 +293,11 @@ class Server:
         if not isinstance(event, ShuffledBatches):
             return event, noised.covered_by
         first = number - number % event.batches
-        if attempt or (number != first and event not in self._passes.get(first, [])):
+        if attempt or (number != first and event not in self._passes.of(first)):
             return noised.event, None
         if number != first:
             return NoOp(), first
-        self._passes.setdefault(first, []).append(event)
+        self._passes.add(first, event)
         return event, None
 
     def apply(self, release: Release) -> None:

@@ -1,3 +1,6 @@
+import gc
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -209,3 +212,49 @@ def test_one_server_asked_twice_for_a_round_never_shows_the_same_noise_on_two_su
     assert [release.attempt for release in releases] == [0, 1, 0]
     assert [release.replayed for release in releases] == [False, False, True]
     assert len(list(ledger.events())) == 2
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "shuffle"])
+def test_memory_does_not_grow_with_rounds(make_server, tmp_path, sampler):
+    rate = 0.5 if sampler == "shuffle" else 0.6
+    ledger = PrivacyLedger(tmp_path / "ledger.jsonl")
+    server = make_server(ledger=ledger, sampler=sampler, client_sampling_rate=rate)
+
+    def one_bad(_, cohort):
+        rows = np.full((cohort.units.size, WIDTH), 0.1, np.float32)
+        rows[:1] = np.nan
+        return [Block(units=cohort.units, rows=rows)]
+
+    def until(end):
+        for number in range(until.done, end):
+            server.run_round(number, one_bad)
+        until.done = end
+        gc.collect()
+        return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
+
+    until.done = 0
+    tracemalloc.start()
+    try:
+        until(100)
+        before, after = until(200), until(700)
+    finally:
+        tracemalloc.stop()
+    assert after[0] - before[0] < 100, "less than one object in five rounds"
+    assert after[1] - before[1] < 500 * 40, "less than 40 bytes a round"
+    assert len(list(ledger.events())) == 700
+    assert len(ledger.entries) == 1 + 2 * 700
+
+
+def test_a_round_that_is_long_past_is_not_forgotten(make_server, tmp_path):
+    """Only the newest rounds are in memory; an older one is looked up in the ledger before its noise is shown again."""
+    path = tmp_path / "ledger.jsonl"
+    server = make_server(ledger=PrivacyLedger(path))
+    shown = [server.run_round(number, lambda _, cohort: updates(cohort))[1] for number in range(5)]
+    same = server.run_round(1, lambda _, cohort: updates(cohort))[1]
+    assert same.replayed
+    np.testing.assert_array_equal(same.vector, shown[1].vector)
+    other = server.run_round(2, lambda _, cohort: updates(cohort, value=0.2))[1]
+    assert (other.replayed, other.attempt) == (False, 1)
+    once_more = server.run_round(2, lambda _, cohort: updates(cohort, value=0.2))[1]
+    assert (once_more.replayed, once_more.attempt) == (True, 1)
+    assert len(PrivacyLedger.open(path).entries) == 1 + 6
