@@ -30,6 +30,9 @@ _KNOWN_LOSSES = frozenset({
 class LossFunctions:
     """The compiled functions of one model and one loss; the weights come in as one flat vector."""
 
+    no_chain = "the loss is the user's"
+    """Why no model is computed as a chain of Dense layers by hand, as `ClientFunctions` does."""
+
     def __init__(self, model: Any, loss: Any, *, x: Any, y: Any) -> None:
         """Declare the functions with an open number of examples; each is traced at its first call.
 
