@@ -18,7 +18,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
-AGGREGATORS = ("gaussian", "tfp-gaussian", "tfp-adaptive-clip", "tfp-tree")
+DISTRIBUTED_NOISE = ("tfp-discrete-gaussian", "tfp-skellam")
+"""Aggregators whose noise comes with the contributions, a share with each."""
+AGGREGATORS = ("gaussian", "tfp-gaussian", "tfp-adaptive-clip", "tfp-tree", *DISTRIBUTED_NOISE)
 
 
 def _known_aggregator(name: str) -> str:
@@ -113,6 +115,8 @@ class TrainingSection(Section):
     clip_norm: Positive = 1.0
     noise_multiplier: Positive | Literal["calibrate"] = "calibrate"
     aggregator: Aggregator = "gaussian"
+    minimum_contributions: Count | None = None
+    """With distributed noise: the least number of contributions, which carry the whole noise; fewer release nothing."""
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -143,6 +147,11 @@ class TrainingSection(Section):
         return self.client_sampling_rate if self.protects_clients else self.example_sampling_rate
 
     @property
+    def public_cohort(self) -> bool:
+        """Whether cohorts are accounted for as if everybody knew them."""
+        return self.sampler == "shuffle" or self.aggregator in DISTRIBUTED_NOISE
+
+    @property
     def batches_per_pass(self) -> int:
         """Batches that one pass of the sampler `shuffle` is cut into."""
         return max(1, round(1 / self.unit_rate))
@@ -155,6 +164,7 @@ class TrainingSection(Section):
             raise ValueError('dp-ftrl needs training.aggregator = "gaussian" (our tree) or "tfp-tree"')
         if self.algorithm != "dp-ftrl" and self.aggregator == "tfp-tree":
             raise ValueError('training.aggregator = "tfp-tree" belongs to training.algorithm = "dp-ftrl"')
+        self._distributed_noise_fits()
         if (self.cohort_limit is None) == (self.sampler == "poisson-padded"):
             raise ValueError('training.cohort_limit belongs to training.sampler = "poisson-padded", which needs it')
         if self.sampler == "shuffle" and abs(self.unit_rate * self.batches_per_pass - 1) > 0.02:
@@ -168,6 +178,22 @@ class TrainingSection(Section):
                 "training.client_sampling_rate must be 1"
             )
         return self
+
+    def _distributed_noise_fits(self) -> None:
+        distributed = self.aggregator in DISTRIBUTED_NOISE
+        if distributed != (self.minimum_contributions is not None):
+            raise ValueError(
+                "training.minimum_contributions belongs to distributed noise (training.aggregator = "
+                f"{' or '.join(map(repr, DISTRIBUTED_NOISE))}), which needs it: how many contributions carry the noise"
+            )
+        everybody = self.sampler == "poisson" and self.unit_rate == self.client_sampling_rate == 1.0
+        if distributed and self.sampler not in ("without-replacement", "shuffle") and not everybody:
+            raise ValueError(
+                f"with training.aggregator = {self.aggregator!r} every contribution carries a share of the noise, so "
+                "that the size of the cohort shows in the noise and in what is released at all: it must be no secret. "
+                'With Poisson sampling it is one. Use training.sampler = "without-replacement" or "shuffle", or a '
+                "sampling rate of 1"
+            )
 
 
 FamilyKind = Literal["random", "chosen", "feature", "mislabelled", "blank"]

@@ -48,6 +48,54 @@ class Laplace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedDiscreteGaussian:
+    """Sum of integer vectors under the noise of `shares` independent discrete Gaussians on every coordinate.
+
+    Each share has the parameter `share_variance` (sigma^2 of N_Z(0, sigma^2)). One unit contributes an integer vector
+    of `dimension` coordinates, of L2 norm at most `l2_norm` and L1 norm at most `l1_norm`. How many shares there are
+    does not depend on the data: a unit that is removed leaves its place empty, which still brings its share.
+    """
+
+    shares: int
+    share_variance: float
+    l2_norm: float
+    l1_norm: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _validate.positive_integer(shares=self.shares, dimension=self.dimension)
+        _validate.non_negative(share_variance=self.share_variance)
+        _validate.positive(l2_norm=self.l2_norm, l1_norm=self.l1_norm)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Root of the sum of the shares' parameters over the L2 norm."""
+        return math.sqrt(self.shares * self.share_variance) / self.l2_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skellam:
+    """Sum of integer vectors under Skellam noise of the given `variance` on every coordinate, in however many shares.
+
+    One unit contributes an integer vector of L2 norm at most `l2_norm` and L1 norm at most `l1_norm`; a unit that is
+    removed leaves its place empty, which still brings its share.
+    """
+
+    variance: float
+    l2_norm: float
+    l1_norm: float
+
+    def __post_init__(self) -> None:
+        _validate.non_negative(variance=self.variance)
+        _validate.positive(l2_norm=self.l2_norm, l1_norm=self.l1_norm)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise over the L2 norm."""
+        return math.sqrt(self.variance) / self.l2_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoissonSampled:
     """`event` on a sample in which each unit is present independently with probability `sampling_rate`, in secret."""
 
@@ -222,10 +270,13 @@ Event = (
     NoOp | NonPrivate | Gaussian | Laplace | PoissonSampled | PubliclySampled | TruncatedPoissonGaussian
     | SampledWithoutReplacement | ShuffledBatches | TreeAggregation | ApproximateDp | RepeatAndSelect
     | SelfComposed | Composed | Unsupported | MixtureOfGaussians | ZeroConcentratedDp
+    | DistributedDiscreteGaussian | Skellam
 )  # fmt: skip
 
 _TUPLES = frozenset({"steps", "sensitivities", "probabilities"})
-_WHOLE = frozenset({"count", "batches", "dataset_size", "max_batch_size", "population", "sample_size"})
+_WHOLE = frozenset(
+    {"count", "batches", "dataset_size", "max_batch_size", "population", "sample_size", "shares", "dimension"}
+)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 
 

@@ -7,6 +7,7 @@ from dpaudit import events as ev
 
 COVERED = {
     "poisson": {"poisson"},
+    "public-coin": {"poisson", "without-replacement"},
     "truncated-poisson": {"truncated-poisson", "poisson-padded"},
     "without-replacement": {"without-replacement"},
     "shuffle": {"shuffle"},
@@ -27,7 +28,7 @@ def credited_samplers(event: ev.Event) -> set[str]:
     """Return the samplers that the accounting of an event relies on."""
     found = {_OWN_SAMPLER[type(event)]} if type(event) in _OWN_SAMPLER else set()
     if isinstance(event, ev.PoissonSampled | ev.PubliclySampled) and event.sampling_rate < 1:
-        found.add("poisson")
+        found.add("poisson" if isinstance(event, ev.PoissonSampled) else "public-coin")
     if isinstance(event, ev.Composed):
         return found.union(*(credited_samplers(item) for item in event.events))
     inner = getattr(event, "event", None)

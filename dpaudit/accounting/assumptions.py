@@ -38,6 +38,10 @@ def without_amplification(event: ev.Event) -> ev.Event:
 
 
 _TUNING = "hyper-parameters were not chosen by looking at these people's data, unless the search is in the ledger"
+PLACES = (
+    "who has a place in a cohort and answers is public and does not depend on data; whoever has a place brings a share "
+    "of the noise, a unit that was removed too (it sends zeros), and at least the promised number of shares is honest"
+)
 _SAMPLERS = {
     ev.PoissonSampled: "each unit enters each batch independently and in secret (Poisson sampling)",
     ev.PubliclySampled: "each unit takes part by an independent coin that may be public",
@@ -48,9 +52,16 @@ _SAMPLERS = {
     ev.TreeAggregation: "each unit takes part at most once per tree, and restarts cut the stream as recorded",
     ev.RepeatAndSelect: "the number of runs was drawn from the stated distribution, and only the best run is released",
     ev.MixtureOfGaussians: "the units of a group enter each batch independently and in secret",
+    ev.DistributedDiscreteGaussian: PLACES,
+    ev.Skellam: PLACES,
     ev.ZeroConcentratedDp: "a black-box release keeps the zero-concentrated bound that it states",
     ev.ApproximateDp: "a black-box release keeps the (epsilon, delta) that it states",
 }
+
+
+def _generator(kinds: set[type]) -> str:
+    integers = kinds & {ev.DistributedDiscreteGaussian, ev.Skellam}
+    return f"generator of the noise, taken as {'exact integer' if integers else 'ideal real-valued'} noise"
 
 
 def kinds_of(event: ev.Event) -> set[type]:
@@ -125,7 +136,8 @@ def assumptions_of(
     """
     kinds = kinds_of(event)
     known = _Facts(facts=facts, source=source, refuted=refuted or {})
-    samplers = [text for kind, text in _SAMPLERS.items() if kind in kinds] or ["every unit may take part in every step"]
+    named = dict.fromkeys(text for kind, text in _SAMPLERS.items() if kind in kinds)
+    samplers = list(named) or ["every unit may take part in every step"]
     relations = Assumption(
         id="relation",
         text=f"neighbouring relation: {relation.value}",
@@ -139,7 +151,7 @@ def assumptions_of(
         known.assumption("clip", "norm that one unit contributes at most to a sum", "clip_norm"),
         known.assumption("noise", "standard deviation of the noise on a sum", "noise_stddev"),
         known.assumption("denominator", "sums are divided by a number that does not depend on who came", "denominator"),
-        known.assumption("noise-generator", "generator of the noise, taken as ideal real-valued noise", "noise_source"),
+        known.assumption("noise-generator", _generator(kinds), "noise_source"),
         known.assumption("seeds", "nobody else can know the seeds of noise and sampling", "seed_origin"),
         _tuning(known, kinds),
         Assumption(id="complete", text="the ledger holds every release that was computed from these people's data"),

@@ -11,6 +11,7 @@ from scipy.special import gammaln
 from dpaudit import _validate
 from dpaudit import events as ev
 from dpaudit.accounting._source import Source, event_of, ledgers_of
+from dpaudit.accounting.discrete import DiscreteEvent
 from dpaudit.accounting.pld import effective_gaussian, joint_sample, unsupported
 from dpaudit.errors import UsageError
 from dpaudit.records import Unit
@@ -26,6 +27,10 @@ def _normalised(probabilities: np.ndarray[Any, Any]) -> tuple[float, ...]:
 
 def _gaussian(event: ev.Gaussian | ev.Laplace | ev.TreeAggregation, k: int) -> ev.Event:
     return replace(event, noise_multiplier=event.noise_multiplier / k)
+
+
+def _integers(event: DiscreteEvent, k: int) -> ev.Event:
+    return replace(event, l2_norm=event.l2_norm * k, l1_norm=event.l1_norm * k)
 
 
 def _poisson(event: ev.PoissonSampled, k: int) -> ev.Event:
@@ -94,6 +99,8 @@ _GROUPS: dict[type, Callable[[Any, int], ev.Event]] = {
     ev.Gaussian: _gaussian,
     ev.Laplace: _gaussian,
     ev.TreeAggregation: _gaussian,
+    ev.DistributedDiscreteGaussian: _integers,
+    ev.Skellam: _integers,
     ev.PoissonSampled: _poisson,
     ev.SampledWithoutReplacement: _without_replacement,
     ev.PubliclySampled: _public,

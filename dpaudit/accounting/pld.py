@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import bdtrc
 
 from dpaudit import events as ev
-from dpaudit.accounting import _cells
+from dpaudit.accounting import _cells, discrete
 from dpaudit.accounting._pmf import Pld, identity
 from dpaudit.accounting._powers import self_composed
 from dpaudit.errors import Refusal, UnsupportedEvent
@@ -203,6 +203,12 @@ def refuse(event: ev.Event, accountant: str) -> Refusal:
         return unsupported(event, event.description)
     if isinstance(event, ev.RepeatAndSelect | ev.ZeroConcentratedDp):
         return unsupported(event, f"no privacy loss distribution is known, so {accountant} has no bound; RDP has one")
+    if isinstance(event, discrete.DiscreteEvent):
+        return unsupported(
+            event,
+            "no privacy loss distribution is known for integer noise on vectors (the worst shift of given L1 and L2 "
+            "norms is not known); use the accountant 'rdp'",
+        )
     return unsupported(event, f"the {accountant} accountant does not know it")
 
 

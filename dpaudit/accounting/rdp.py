@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from dpaudit import events as ev
-from dpaudit.accounting import _cells
+from dpaudit.accounting import _cells, discrete
 from dpaudit.accounting._pmf import Floats, Pld
 from dpaudit.accounting._renyi import ORDERS, log_mixture, log_moments, log_normal, sampled_gaussian
 from dpaudit.accounting.pld import (
@@ -132,6 +132,15 @@ def _without_replacement(event: ev.SampledWithoutReplacement, relation: Relation
     return Rdp(values=np.asarray(accountant.compose(halved).rdp))
 
 
+def _discrete(event: discrete.DiscreteEvent, relation: Relation) -> Rdp:
+    if event.noise_multiplier == 0:
+        raise infinite(event, "has no noise")
+    values = discrete.divergence(event, ORDERS, units=2 if relation == Relation.REPLACE_ONE else 1)
+    if math.isinf(values[0]):
+        raise unsupported(event, "sums of discrete Gaussians are known for shares of a variance of at least 1/4 only")
+    return Rdp(values=values)
+
+
 def _sampled(event: ev.PoissonSampled, relation: Relation) -> Rdp:
     rate, inner = joint_sample(event)
     parts = flattened(inner)
@@ -230,6 +239,8 @@ _ACCOUNTS: dict[type, Callable[[Any, Relation], Rdp]] = {
     ev.RepeatAndSelect: _repeated,
     ev.MixtureOfGaussians: _mixture,
     ev.ZeroConcentratedDp: _concentrated,
+    ev.DistributedDiscreteGaussian: _discrete,
+    ev.Skellam: _discrete,
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpaudit import events as ev
+from dpaudit.accounting.discrete import DiscreteEvent
 from dpaudit.accounting.pld import effective_gaussian
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Relation
@@ -29,7 +30,7 @@ def counted_noise(event: ev.Event) -> float | None:
     """Return the noise multiplier that one release is accounted with; None if it holds more than Gaussians."""
     while isinstance(event, _WRAPPERS):
         event = event.event
-    if isinstance(event, ev.TruncatedPoissonGaussian | ev.MixtureOfGaussians):
+    if isinstance(event, ev.TruncatedPoissonGaussian | ev.MixtureOfGaussians | DiscreteEvent):
         return event.noise_multiplier
     return effective_gaussian(event)
 

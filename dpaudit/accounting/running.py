@@ -8,11 +8,14 @@ from dpaudit import _validate
 from dpaudit import events as ev
 from dpaudit.accounting._powers import Powers
 from dpaudit.accounting._source import as_relation
+from dpaudit.accounting.assumptions import kinds_of
 from dpaudit.accounting.bounds import exact_gaussian, grid_width, pld_that_fits
+from dpaudit.accounting.rdp import NOTHING, rdp_of
 from dpaudit.errors import Refusal
 from dpaudit.gdp import gdp_epsilon
 from dpaudit.records import Relation
 
+_BY_RDP = {ev.DistributedDiscreteGaussian, ev.Skellam}  # no privacy loss distribution is known
 _STEP, _SHARE = 1e-3, 0.02  # coarser than the final number: an upper bound all the same, up to 1 % larger
 _COARSE, _FAITHFUL = 0.05, 2e-4  # coarser still where losses are so large that it adds next to nothing
 
@@ -40,7 +43,8 @@ class RunningEpsilon:
         chosen = as_relation(relation)
         self._mu = exact_gaussian(event, chosen)
         self._powers: tuple[Powers, ...] = ()
-        if self._mu is None:
+        self._rdp = rdp_of(event, relation=chosen) if kinds_of(event) & _BY_RDP else None
+        if self._mu is None and self._rdp is None:
             width = discretization or max(
                 grid_width(event, chosen, widest=_STEP, share=_SHARE),
                 grid_width(event, chosen, widest=_COARSE, share=_FAITHFUL),
@@ -55,6 +59,8 @@ class RunningEpsilon:
             return 0.0
         if self._mu is not None:
             return gdp_epsilon(self._mu * math.sqrt(rounds), self.delta)
+        if self._rdp is not None:
+            return NOTHING.plus(self._rdp, rounds).epsilon(self.delta)
         wanted = np.asarray(self.delta)
         result = max(float(powers.after(rounds).profile().epsilon(wanted)) for powers in self._powers)
         if math.isinf(result):

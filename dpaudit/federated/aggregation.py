@@ -1,7 +1,7 @@
 """Server aggregators: one protocol, and ours (clip, sum, Gaussian noise on the sum)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng, _validate
+from dpaudit.config import DISTRIBUTED_NOISE, TrainingSection
 from dpaudit.config import Aggregator as AggregatorName
-from dpaudit.config import TrainingSection
 from dpaudit.events import Event, Gaussian
 from dpaudit.federated.clipping import clipped_sum
 
@@ -27,7 +27,7 @@ class Noised:
 
     `noise_stddev` is what the aggregator promises per coordinate of this sum (of a node, for trees; None: it does not
     say), `state` what it remembers if this release is the one that is used. `covered_by` is the earlier round whose
-    event pays for this one too, whose own event is then a NoOp.
+    event pays for this one too, whose own event is then a NoOp; `facts` go into the ledger's line.
     """
 
     vector: Vector
@@ -35,6 +35,7 @@ class Noised:
     noise_stddev: float | None
     state: State
     covered_by: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Aggregator(Protocol):
@@ -137,21 +138,31 @@ def make_aggregator(
     noise_multiplier: float,
     noise_factor: float = 1.0,
     expected: float = 1.0,
+    minimum: int | None = None,
 ) -> Aggregator:
     """Return the configured aggregator.
 
     Args:
-        name: `gaussian`, `tfp-gaussian`, `tfp-adaptive-clip`, or `module:function` that returns a DPQuery.
+        name: `gaussian`, `tfp-gaussian`, `tfp-adaptive-clip`, `tfp-discrete-gaussian`, `tfp-skellam`, or
+            `module:function` that returns a DPQuery.
         clip_norm: what contributions are clipped to; at first, where the clip adapts.
         noise_multiplier: of the whole round: what is calibrated.
         noise_factor: planted fault of demonstrations.
         expected: contributions expected in a round.
+        minimum: least number of shares that carry the noise, for distributed noise.
 
     Raises: MissingDependency when tensorflow-privacy is needed and not installed; UsageError when a function of the
         user's fails, or its query is not fit for a server.
     """
     if name == "gaussian":
         return GaussianSum(clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor)
+    if name in DISTRIBUTED_NOISE:
+        from dpaudit.federated.tfp_discrete import integer_sum
+
+        return integer_sum(
+            name, clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor,
+            expected=expected, minimum=minimum,
+        )  # fmt: skip
     from dpaudit.federated.tfp import QueryRequest
     from dpaudit.federated.tfp_queries import query_from
 
@@ -170,6 +181,7 @@ def aggregator_of(
             noise_multiplier=noise_multiplier,
             noise_factor=noise_factor,
             expected=expected,
+            minimum=training.minimum_contributions,
         )
     if training.aggregator == "gaussian":
         from dpaudit.federated.trees import TreeSum

@@ -14,6 +14,7 @@ Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
 _ROUNDING = 1e-3
+NOT_FINITE = "NaN or infinity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def screen(block: Block, *, width: int) -> tuple[Matrix, Indices, tuple[Rejected
     rows, units, rejected = _same_shape(block, width)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        rejected += [Rejected(unit=int(unit), reason="NaN or infinity") for unit in units[~finite]]
+        rejected += [Rejected(unit=int(unit), reason=NOT_FINITE) for unit in units[~finite]]
         rows, units = rows[finite], units[finite]
     return rows, units, tuple(rejected)
 
@@ -67,7 +68,7 @@ def screen_sum(block: ClippedSum, *, width: int, clip_norm: float | None) -> str
     if block.total.shape != (width,):
         return f"shape {block.total.shape} instead of ({width},)"
     if not (np.isfinite(block.total).all() and np.isfinite(block.norms).all()):
-        return "NaN or infinity"
+        return NOT_FINITE
     norm, most = float(np.sqrt(block.total @ block.total)), block.units.size * block.clip_norm
     if norm > most * (1.0 + _ROUNDING):
         return f"norm {norm:.6g} of the sum of {block.units.size}, each clipped to {block.clip_norm:g}"

@@ -120,6 +120,7 @@ class Journal:
         seen = release.vector[self._parameters :] / collected.clip_norm
         self._append(files.OBSERVATIONS, seen.astype("<f4").tobytes())
         noise = (release.vector[: self._parameters] - collected.total[: self._parameters]) / collected.clip_norm
+        noise = np.zeros_like(noise) if release.withheld else noise
         self._append(files.MODEL_NOISE, np.array([noise @ noise], dtype="<f8").tobytes())
         self._append(files.ELIGIBLE, np.packbits(collected.cohort.answered).tobytes())
         self._append(files.PARTICIPATION, np.packbits(collected.arrived).tobytes())

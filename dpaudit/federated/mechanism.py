@@ -14,15 +14,20 @@ is that the event happens in a share p of the rounds, which everybody may know: 
 **dp-ftrl** (unit: client). Noise of a binary tree over the rounds of one pass (Kairouz et al., arXiv:2103.00039):
 `TreeAggregation`, without any credit for sampling.
 
+**Distributed noise** (`config.DISTRIBUTED_NOISE`). Every contribution brings a share of the noise, so that who
+takes part shows in the noise, and a server that is to see sums only must know the cohort to make them. So no credit is
+taken for a secret sample: shuffled passes as elsewhere, samples without replacement as public coins.
+
 Events that cover a whole pass over shuffled batches (`ShuffledBatches`) or a whole tree are recorded with the first
 round of the pass, in advance; the other rounds are recorded as `NoOp` with the fact `covered_by_round`. A run that
 stops in the middle has then paid for the whole: an upper bound.
 """
 
 from dpaudit import events
-from dpaudit.config import TrainingSection
+from dpaudit.config import DISTRIBUTED_NOISE, TrainingSection
 from dpaudit.errors import UnsupportedEvent, UsageError
 from dpaudit.federated.sampling import sample_size
+from dpaudit.federated.tfp_discrete import planned_event
 
 
 def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -> events.Event:
@@ -43,6 +48,8 @@ def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -
         )
     if training.sampler == "without-replacement":
         size = sample_size(training, _known(slots))
+        if training.public_cohort:
+            return events.PubliclySampled(sampling_rate=size / slots, event=event) if size < slots else event
         return events.SampledWithoutReplacement(population=slots, sample_size=size, event=event)
     if training.sampler == "poisson-padded":
         return _truncated(training, event, _known(slots))
@@ -85,22 +92,33 @@ def rounds_per_event(training: TrainingSection) -> int:
 
 
 def round_event(training: TrainingSection, noise_multiplier: float, *, slots: int = 0) -> events.Event:
-    """Return the event of `rounds_per_event` rounds whose Gaussian noise has `noise_multiplier` times the clip norm.
+    """Return the event of `rounds_per_event` rounds whose noise on the sum has `noise_multiplier` times the clip norm.
 
     dp-fedsgd: `PubliclySampled(p, PoissonSampled(q, Gaussian(z)))`; dp-fedavg: `PoissonSampled(p, Gaussian(z))`;
     dp-ftrl: one tree. Dropouts are not counted as sampling: whether a device answers is not a secret coin of ours.
     """
     if training.algorithm == "dp-ftrl":
         return events.TreeAggregation(noise_multiplier=noise_multiplier, steps=(training.batches_per_pass,))
-    return sampled(training, events.Gaussian(noise_multiplier=noise_multiplier), slots=slots)
+    return sampled(training, sum_event(training, noise_multiplier), slots=slots)
+
+
+def sum_event(training: TrainingSection, noise_multiplier: float) -> events.Event:
+    """Return the event of one noised sum, before sampling; an upper bound where it depends on the model's width."""
+    if training.aggregator not in DISTRIBUTED_NOISE or training.minimum_contributions is None:
+        return events.Gaussian(noise_multiplier=noise_multiplier)
+    return planned_event(training.aggregator, noise_multiplier, minimum=training.minimum_contributions)
 
 
 def whole_event(training: TrainingSection, noise_multiplier: float, *, slots: int = 0) -> events.Event:
     """Return the event of all rounds; a last pass or tree that is not finished counts as a whole pass, or as far."""
-    every = rounds_per_event(training)
-    whole, rest = divmod(training.rounds, every)
     if training.algorithm == "dp-ftrl":
+        every = rounds_per_event(training)
+        whole, rest = divmod(training.rounds, every)
         steps = (every,) * whole + ((rest,) if rest else ())
         return events.TreeAggregation(noise_multiplier=noise_multiplier, steps=steps)
-    event = round_event(training, noise_multiplier, slots=slots)
-    return events.SelfComposed(event=event, count=whole + (rest > 0))
+    return repeated(training, round_event(training, noise_multiplier, slots=slots))
+
+
+def repeated(training: TrainingSection, event: events.Event) -> events.Event:
+    """Return the event of all rounds from that of `rounds_per_event` of them."""
+    return events.SelfComposed(event=event, count=-(-training.rounds // rounds_per_event(training)))

@@ -13,6 +13,8 @@ from dpaudit.ledger import LedgerEntry, PrivacyLedger
 Vector = NDArray[np.float64]
 T = TypeVar("T")
 Entries = Iterable[LedgerEntry]
+WITHHELD = "withheld"
+"""In place of the digest of a round in which nothing was released; also the fact that says why."""
 
 
 def digest_of(vector: Vector) -> str:
@@ -24,17 +26,19 @@ def recorded_rounds(entries: Entries) -> dict[int, list[str]]:
     """Return the digests of the releases that ledger lines hold, by round, in the order of the attempts."""
     recorded: dict[int, list[str]] = {}
     for entry in entries:
-        if "round" in entry.facts and "release_sha256" in entry.facts:
-            recorded.setdefault(int(entry.facts["round"]), []).append(str(entry.facts["release_sha256"]))
+        digest = WITHHELD if WITHHELD in entry.facts else entry.facts.get("release_sha256")
+        if "round" in entry.facts and digest is not None:
+            recorded.setdefault(int(entry.facts["round"]), []).append(str(digest))
     return recorded
 
 
-def recorded_passes(entries: Entries) -> dict[int, list[Event]]:
-    """Return the events of whole passes that ledger lines hold, by their first round."""
-    passes: dict[int, list[Event]] = {}
+def recorded_passes(entries: Entries) -> dict[int, list[tuple[Event, int]]]:
+    """Return the events of whole passes that ledger lines hold, with the round of each, by the pass's first round."""
+    passes: dict[int, list[tuple[Event, int]]] = {}
     for entry in entries:
         if isinstance(entry.event, ShuffledBatches) and "round" in entry.facts:
-            passes.setdefault(int(entry.facts["round"]), []).append(entry.event)
+            number = int(entry.facts["round"])
+            passes.setdefault(number - number % entry.event.batches, []).append((entry.event, number))
     return passes
 
 

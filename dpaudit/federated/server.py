@@ -20,11 +20,12 @@ from dpaudit.federated import sampling
 from dpaudit.federated.aggregation import Aggregator, Noised, State
 from dpaudit.federated.canary_families import Family
 from dpaudit.federated.canary_sources import Moment
-from dpaudit.federated.clipping import Block, ClippedSum, Rejected, screen, screen_sum
+from dpaudit.federated.clipping import NOT_FINITE, Block, ClippedSum, Rejected, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
-from dpaudit.federated.replay import OfRounds, digest_of, noted_rounds, recorded_passes, recorded_rounds
+from dpaudit.federated.replay import WITHHELD, OfRounds, digest_of, noted_rounds, recorded_passes, recorded_rounds
 from dpaudit.federated.sampling import Cohort, Population
+from dpaudit.federated.tfp_discrete import SharesNoise
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]
@@ -81,12 +82,16 @@ class Collected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """The noised sum of a round: (parameters + canaries,). `replayed` when the ledger already held it."""
+    """The noised sum of a round: (parameters + canaries,). `replayed` when the ledger already held it.
+
+    `withheld` when nothing is released, because too little of the noise came: the vector is zero, and no attempt.
+    """
 
     number: int
     attempt: int
     vector: Vector
     replayed: bool
+    withheld: bool = False
 
 
 class Server:
@@ -168,6 +173,9 @@ class Server:
         at = Moment(number=cohort.number, weights=self.weights, clip_norm=clip_norm)
         for family, there in zip(plan.families, took_part, strict=True):
             rejected += self._add_family(total, family, np.flatnonzero(there), at)
+        if isinstance(self._aggregator, SharesNoise):  # a device sends zeros with its share in place of what is not fit
+            refused_there = sum(item.reason == NOT_FINITE and item.unit >= 0 for item in rejected)
+            total = self._aggregator.with_shares(total, accepted + refused_there)
         return Collected(
             cohort=cohort, total=total, clip_norm=clip_norm, arrived=arrived, accepted=accepted,
             rejected=tuple(rejected), canaries=present, weights=self.weights, families=took_part,
@@ -235,7 +243,11 @@ class Server:
         """
         number = collected.cohort.number
         known = self._recorded.of(number)
+        if isinstance(self._aggregator, SharesNoise) and (reason := self._aggregator.too_few(collected.total)):
+            return self._withhold(collected, reason)
         for attempt, stated in enumerate(known):
+            if stated == WITHHELD:
+                continue
             noised = self._noise(collected.total, number, attempt)
             if digest_of(noised.vector) == stated:
                 self.aggregator_state = noised.state
@@ -245,6 +257,22 @@ class Server:
         self._record(collected, noised, attempt)
         self.aggregator_state = noised.state
         return Release(number=number, attempt=attempt, vector=noised.vector, replayed=False)
+
+    def _withhold(self, collected: Collected, reason: str) -> Release:
+        """Record that a round releases nothing, once in a row, and so costs nothing.
+
+        That it does not is public: it depends on who answered, which does not depend on data.
+        """
+        number = collected.cohort.number
+        known = self._recorded.of(number)
+        attempt, replayed = len(known), known[-1:] == [WITHHELD]
+        if replayed:
+            attempt -= 1
+        else:
+            self._write(collected, NoOp(), attempt, withheld=reason)
+            self._recorded.add(number, WITHHELD)
+        vector = np.zeros(self._width)
+        return Release(number=number, attempt=attempt, vector=vector, replayed=replayed, withheld=True)
 
     def _noise(self, total: Vector, number: int, attempt: int) -> Noised:
         self._on_draw(number, attempt)
@@ -258,50 +286,58 @@ class Server:
             self._noted.add(number, what)
 
     def _record(self, collected: Collected, noised: Noised, attempt: int) -> None:
-        cohort, number = collected.cohort, collected.cohort.number
-        refused = collected.rejected
+        number, digest = collected.cohort.number, digest_of(noised.vector)
+        event, covered_by = self._event_of(noised, number, attempt)
+        facts = {} if covered_by is None else {"covered_by_round": covered_by}
+        stddev = noised.noise_stddev
+        self._write(collected, event, attempt, noise_stddev=stddev, release_sha256=digest, **facts, **noised.facts)
+        self._recorded.add(number, digest)
+
+    def _write(self, collected: Collected, event: Event, attempt: int, **facts: object) -> None:
+        """Append the line of a round to the ledger, and first a note of what was rejected in it."""
+        cohort, refused = collected.cohort, collected.rejected
         if refused:
             named = [{"unit": item.unit, "reason": item.reason} for item in refused[:_NAMED]]
-            self._note_once("contributions rejected before the sum", number, count=len(refused), first=named)
-        digest = digest_of(noised.vector)
-        event, covered_by = self._event_of(noised, number, attempt)
-        facts: dict[str, object] = {} if attempt == 0 else {"attempt": attempt}
-        facts |= {} if covered_by is None else {"covered_by_round": covered_by}
+            self._note_once("contributions rejected before the sum", cohort.number, count=len(refused), first=named)
         self._ledger.record(
             event,
-            round=number,
+            round=cohort.number,
+            **({} if attempt == 0 else {"attempt": attempt}),
             expected=self._plan.denominator,
             realised_clients=int(np.count_nonzero(cohort.answered)),
             realised_units=collected.accepted,
             dropouts=cohort.dropouts,
             rejected=len(refused),
             clip_norm=collected.clip_norm,
-            noise_stddev=noised.noise_stddev,
-            release_sha256=digest,
             **facts,
         )
-        self._recorded.add(number, digest)
 
     def _event_of(self, noised: Noised, number: int, attempt: int) -> tuple[Event, int | None]:
         """Return the event of a release, and the round whose event pays for it already, if one does.
 
-        A pass over shuffled batches costs what its dearest batch costs, and is recorded with its first round. A later
+        A pass over shuffled batches costs what its dearest batch costs, and is recorded with its first release. A later
         round is covered by it if it is like the first; a further attempt is a further release on the same units.
         """
         training = self._plan.training
         event = sampled(training, noised.event, slots=self._plan.slots)
         if not isinstance(event, ShuffledBatches):
             return event, noised.covered_by
-        first = number - number % event.batches
-        if attempt or (number != first and event not in self._passes.of(first)):
+        if attempt:
             return noised.event, None
-        if number != first:
-            return NoOp(), first
-        self._passes.add(first, event)
+        first = number - number % event.batches
+        known = self._passes.of(first)
+        payer = next((earlier for paid, earlier in known if paid == event), None)
+        if payer is not None:
+            return NoOp(), payer
+        if known:
+            return noised.event, None
+        self._passes.add(first, (event, number))
         return event, None
 
     def apply(self, release: Release) -> None:
-        """Divide the model's part of the release by the fixed denominator and step the optimizer."""
+        """Divide the model's part of the release by the fixed denominator and step the optimizer, if there is one."""
+        if release.withheld:
+            return
         mean = release.vector[: self.weights.size] / self._plan.denominator
         self.weights = self.optimizer.step(self.weights, self._plan.direction * mean)
 

@@ -33,15 +33,11 @@ Vector = NDArray[np.float64]
 _HUGE = 1e9
 _SPAN = 64
 _PREVIOUS = "previous"
-_SHARES = (
-    "adds its noise to the records, a share to each, and none to the sum: whoever is not in the cohort takes a share "
-    "of the noise away, and an empty cohort has none, so that a server with sampled cohorts and dropouts cannot state "
-    "what a round costs. It is for secure aggregation over a fixed cohort"
-)
+_SHARES = "adds its noise to the records, a share to each, and none to the sum, and takes integers"
 _REFUSED = {
-    "DistributedDiscreteGaussianSumQuery": f"{_SHARES}. Use aggregator = 'gaussian'.",
-    "DistributedSkellamSumQuery": f"{_SHARES}; and in tensorflow-privacy 0.9.0 it seeds the noise from the clock, "
-    "which cannot be replayed after a kill. Use aggregator = 'gaussian'.",
+    "DistributedDiscreteGaussianSumQuery": f"{_SHARES}. Use aggregator = 'tfp-discrete-gaussian', which counts shares.",
+    "DistributedSkellamSumQuery": f"{_SHARES}, and in tensorflow-privacy 0.9.0 it seeds the noise from the clock. Use "
+    "aggregator = 'tfp-skellam', which counts shares.",
 }
 
 

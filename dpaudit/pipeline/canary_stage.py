@@ -86,7 +86,9 @@ def _audit_dirac(
         found.bounds.append(per_step.lower_bound(config, view.observations, present, root=root, slots=slots))
         found.powers.append(per_step.power(config, present, root=root, slots=slots, **simulation))
     found.scores[DIRAC], found.coins[DIRAC_COINS] = scores, coins
-    found.checks += checks.check_noise(ledger, view, coins, releases.present, (squares[releases.plain], parameters))
+    more = None if np.all(releases.inflation == 1) else releases.inflation
+    of_model = (squares[releases.plain], parameters)
+    found.checks += checks.check_noise(ledger, view, coins, releases.present, of_model, more)
 
 
 def _check_participation(config: RunConfig, run: TrainingRun, views: list[FamilyView]) -> list[CheckResult]:

@@ -46,15 +46,20 @@ def check_noise(
     coins: NDArray[np.bool_],
     canary_participation: NDArray[np.bool_],
     model_noise: tuple[NDArray[np.float64], int],
+    inflation: NDArray[np.float64] | None = None,
 ) -> list[CheckResult]:
     """Test scale, shape and reuse of the noise where no canary is, the noise on the model, and the clip on canaries.
 
-    The rows of all arguments are releases with independent noise; `model_noise` may have fewer rows.
+    The rows of all arguments are releases with independent noise; `model_noise` may have fewer rows. Where a release
+    had `inflation` times the promised noise by the ledger (more shares of it came), that much is expected of it: noise
+    is divided by it first.
     """
-    idle = np.asarray(view.observations, dtype=np.float64)[:, ~coins]
-    present = np.asarray(view.observations)[canary_participation]
+    more = np.ones(len(view.observations)) if inflation is None else inflation
+    idle = np.asarray(view.observations, dtype=np.float64)[:, ~coins] / more[:, None]
+    present = 1 + ((np.asarray(view.observations) - 1) / more[:, None])[canary_participation]
     promised, share = promised_noise(ledger), NOISE_SHARE / 7
     squares, parameters = model_noise
+    squares = squares if inflation is None else squares / inflation**2
     return [
         verification.check_noise_scale(
             idle.ravel(),

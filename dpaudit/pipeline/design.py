@@ -7,9 +7,11 @@ from typing import Any
 from scipy.special import bdtrc
 
 from dpaudit import accounting, events
-from dpaudit.config import RunConfig
+from dpaudit.config import DISTRIBUTED_NOISE, RunConfig
 from dpaudit.errors import UsageError
 from dpaudit.federated import mechanism
+
+_AS_GAUSSIAN = 1.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,15 @@ def whole_event(config: RunConfig, noise_multiplier: float, *, slots: int = 0) -
 def attained_event(config: RunConfig, noise_multiplier: float, *, slots: int = 0) -> events.Event:
     """Return an event that the run's mechanism attains on some data, for lower bounds: never more than it leaks.
 
-    That of the accountant, but for cut Poisson samples, for which the accountant has an upper bound only. There a unit
-    is in with some probability, and then shifts a coordinate of its own by one clip norm: Poisson sampling at that
-    probability.
+    That of the accountant, but for what the accountant has an upper bound for only. In cut Poisson samples a unit is in
+    with some probability, and then shifts a coordinate of its own by one clip norm: Poisson sampling at that
+    probability. Integer noise of a hundred steps or more hides a whole number of steps on one coordinate as Gaussian
+    noise does, to within a few parts in ten thousand: Gaussian noise that is a thousandth larger stands for it.
     """
     training = config.training
+    if training.aggregator in DISTRIBUTED_NOISE:
+        gaussian = events.Gaussian(noise_multiplier=noise_multiplier * _AS_GAUSSIAN)
+        return mechanism.repeated(training, mechanism.sampled(training, gaussian, slots=slots))
     event = mechanism.round_event(training, noise_multiplier, slots=slots)
     if not isinstance(event, events.TruncatedPoissonGaussian):
         return whole_event(config, noise_multiplier, slots=slots)
@@ -49,7 +55,9 @@ def attained_event(config: RunConfig, noise_multiplier: float, *, slots: int = 0
 
 
 def noise_for(config: RunConfig, epsilon: float, *, slots: int = 0) -> float:
-    """Return the smallest noise multiplier (safe side) with which the run's mechanism reaches `epsilon` by PLD.
+    """Return the smallest noise multiplier (safe side) with which the run's mechanism reaches `epsilon`.
+
+    By PLD, or by RDP for integer noise, for which no privacy loss distribution is known.
 
     Raises: CannotCalibrate when no noise multiplier reaches it.
     """
@@ -57,7 +65,7 @@ def noise_for(config: RunConfig, epsilon: float, *, slots: int = 0) -> float:
         epsilon,
         config.claim.delta,
         lambda z: whole_event(config, z, slots=slots),
-        accountant="pld",
+        accountant="rdp" if config.training.aggregator in DISTRIBUTED_NOISE else "pld",
         relation=config.claim.relation,
     )
 
@@ -92,9 +100,9 @@ def check_delta(config: RunConfig, units: int) -> None:
 def secret_sampling_rate(config: RunConfig) -> float:
     """Return the rate of the coin that an adversary cannot see: per example, or per client for client-level privacy.
 
-    1 with shuffled batches, whose order is accounted for as if everybody knew it.
+    1 where cohorts are accounted for as if everybody knew them.
     """
-    return 1.0 if config.training.sampler == "shuffle" else config.training.unit_rate
+    return 1.0 if config.training.public_cohort else config.training.unit_rate
 
 
 def ledger_facts(config: RunConfig, design: Design) -> dict[str, Any]:

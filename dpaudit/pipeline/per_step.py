@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng, accounting, estimation
-from dpaudit.config import RunConfig
+from dpaudit.config import DISTRIBUTED_NOISE, RunConfig
 from dpaudit.errors import CannotCalibrate
 from dpaudit.estimation.binomial import lower_limit, upper_limit
 from dpaudit.estimation.power import over_blocks
@@ -46,7 +46,7 @@ def _bound(
 
 def _attaining(config: RunConfig, epsilon: float, slots: int) -> float:
     """Return the noise multiplier below which the bound of this audit exceeds `epsilon`."""
-    if config.training.sampler != "poisson-padded":
+    if config.training.sampler != "poisson-padded" and config.training.aggregator not in DISTRIBUTED_NOISE:
         return noise_for(config, epsilon, slots=slots)
     return accounting.calibrate_event(
         epsilon,

@@ -26,14 +26,16 @@ Ints = NDArray[np.int64]
 class Releases:
     """Independent noisy sums: `observations`, `eligible` and `present`, all (releases, m).
 
-    `eligible` is what everybody may know: whether the canary could be in this sum. `plain` marks the rounds whose
-    noise is one fresh draw (all, but for trees).
+    `eligible` is what everybody may know: whether the canary could be in this sum. `plain` (rounds,) marks the rounds
+    whose noise is one fresh draw (all, but for trees, and for rounds that released nothing). `inflation` (releases,) is
+    the noise that a release had by the ledger over what was promised: above 1 where more shares of it came.
     """
 
     observations: Floats
     eligible: Bools
     present: Bools
     plain: Bools
+    inflation: NDArray[np.float64]
 
 
 def tree_starts(ledger: PrivacyLedger, rounds: int) -> Ints:
@@ -59,27 +61,50 @@ def over_nodes(values: NDArray[np.generic], starts: Ints) -> NDArray[np.float64]
     return np.asarray(total[ends] - total[ends - node_sizes(starts)])
 
 
+def noise_inflation(ledger: PrivacyLedger, rounds: int) -> NDArray[np.float64]:
+    """Return the noise of each round by the ledger over what was promised, by its last attempt; NaN: not released."""
+    found = np.ones(rounds)
+    for entry in ledger.events():
+        number, expected = entry.facts.get("round"), entry.facts.get("noise_stddev_expected")
+        if not isinstance(number, int) or number >= rounds:
+            continue
+        if "withheld" in entry.facts:
+            found[number] = np.nan
+        else:
+            found[number] = 1.0 if expected is None else float(expected) / float(entry.facts["noise_stddev"])
+    return found
+
+
 def releases_of(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, present: Bools) -> Releases:
     """Return the releases of a run to its Dirac canaries; `present` (rounds, m) says which took part in each round."""
     eligible = seen_as_eligible(config, run.out, run.canary_eligible(), slot=run.units)
     if config.training.algorithm != "dp-ftrl":
-        everything = np.ones(run.rounds_done, dtype=np.bool_)
-        return Releases(observations=run.observations, eligible=eligible, present=present, plain=everything)
+        inflation = noise_inflation(ledger, run.rounds_done)
+        shown = ~np.isnan(inflation)
+        if shown.all():
+            return Releases(
+                observations=run.observations, eligible=eligible, present=present, plain=shown, inflation=inflation
+            )
+        return Releases(
+            observations=run.observations[shown], eligible=eligible[shown], present=present[shown], plain=shown,
+            inflation=inflation[shown],
+        )  # fmt: skip
     starts = tree_starts(ledger, run.rounds_done)
     return Releases(
         observations=over_nodes(np.asarray(run.observations), starts),
         eligible=over_nodes(eligible, starts) > 0,
         present=over_nodes(present, starts) > 0,
         plain=node_sizes(starts) == 1,
+        inflation=np.ones(run.rounds_done),
     )
 
 
 def seen_as_eligible(config: RunConfig, out: Path, eligible: Bools, *, slot: int) -> Bools:
     """Return who could have taken part as far as everybody may know; the slots of the canaries begin at `slot`.
 
-    Shuffled batches get no credit for the shuffle: it may be public.
+    There is no credit for a sampler whose cohorts may be public.
     """
-    slots = load_slots(out) if config.training.sampler == "shuffle" else None
+    slots = load_slots(out) if config.training.public_cohort else None
     return eligible if slots is None else np.asarray(eligible & slots[1][:, slot : slot + eligible.shape[1]])
 
 

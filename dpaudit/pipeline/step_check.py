@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng, verification
-from dpaudit.config import RunConfig
+from dpaudit.config import DISTRIBUTED_NOISE, RunConfig
 from dpaudit.errors import DpauditError
 from dpaudit.federated import clients, engine, models
 from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.canaries import make_canaries
+from dpaudit.federated.clipping import Block
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.optimizers import ServerOptimizer, Sgd, make_optimizer
+from dpaudit.federated.quantisation import INFLATION
 from dpaudit.federated.sampling import Cohort, Population, expected_contributions
 from dpaudit.federated.server import Plan, Server
 from dpaudit.federated.trainer import population_of
@@ -62,27 +64,39 @@ def _dataset(config: RunConfig, batch: Batch, classes: int) -> Dataset:
     return Dataset(x=x.reshape(-1, *x.shape[2:]), y=y.reshape(-1), client=owner, classes=classes, name="step test")
 
 
+def _with_everybody(config: RunConfig) -> RunConfig:
+    """Return the configuration of a round in which everybody takes part.
+
+    With distributed noise every place of the population brings a share, as many as then carry what is promised, and
+    canaries, which bring none, are left out.
+    """
+    rates: dict[str, object] = {"client_sampling_rate": 1.0, "dropout_rate": 0.0}
+    if config.training.algorithm != "dp-ftrl":
+        rates |= {"example_sampling_rate": 1.0, **_EVERYBODY}
+    if config.training.aggregator not in DISTRIBUTED_NOISE:
+        return config.model_copy(update={"training": config.training.model_copy(update=rates)})
+    training = config.training.model_copy(update={**rates, "minimum_contributions": ROOM})
+    no_canaries = config.canaries.model_copy(update={"count": 0})
+    return config.model_copy(update={"training": training, "canaries": no_canaries})
+
+
 def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: float, root: int) -> Step:
     """Return one round of this run's training as a step under test."""
     shape, classes = data.train.x.shape[1:], data.train.classes
     clients.deterministic_tensorflow()
     model = models.build_model(config.model, shape, classes, root=root)
     functions, initial = clients.ClientFunctions(model, shape), models.get_weights(model)
-    everybody = config.training.model_copy(
-        update={"client_sampling_rate": 1.0, "example_sampling_rate": 1.0, "dropout_rate": 0.0, **_EVERYBODY}
-        if config.training.algorithm != "dp-ftrl"
-        else {"client_sampling_rate": 1.0, "dropout_rate": 0.0}
-    )
+    whole = _with_everybody(config)
+    everybody, shares = whole.training, config.training.aggregator in DISTRIBUTED_NOISE
     example_level = config.claim.unit == Unit.EXAMPLE
     population = Population(
         clients=1 if example_level else ROOM, client_of=np.zeros(ROOM, np.int32) if example_level else None
     )
-
     aggregator = aggregator_of(
         everybody,
         noise_multiplier=noise_multiplier,
         noise_factor=config.demonstration.noise_factor,
-        expected=expected_contributions(config.training, population_of(config, data)),
+        expected=ROOM if shares else expected_contributions(config.training, population_of(config, data)),
     )
 
     def rounds(batches: Sequence[Batch], seed: int) -> list[Any]:
@@ -91,7 +105,7 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
             Plan(
                 training=everybody,
                 population=population,
-                canaries=make_canaries(config.canaries, population, root=seed),
+                canaries=make_canaries(whole.canaries, population, root=seed),
                 root=seed,
                 direction=1.0 if example_level else -1.0,
             ),
@@ -112,6 +126,8 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
         if count:
             runner = engine.make_engine(functions, _dataset(config, batch, classes), everybody, root=root)
             yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
+        if shares:  # a place that is empty sends zeros, with its share
+            yield Block(units=np.arange(count, ROOM), rows=np.zeros((ROOM - count, weights.size), np.float32))
 
     # The clip norm of adaptive clipping depends on earlier rounds by design: a second round says nothing there.
     adaptive = adapts_its_clip(aggregator, width=initial.size + config.canaries.count)
@@ -148,7 +164,8 @@ def check_training_step(
     """
     try:
         step = training_step(config, data, noise_multiplier=noise_multiplier, root=root)
-        claim = StepClaim(noise_multiplier=promised)
+        rounding = INFLATION if config.training.aggregator in DISTRIBUTED_NOISE else 1.0
+        claim = StepClaim(noise_multiplier=promised / rounding)
         seed = _rng.seed_of(root, "step-test") % 10**6
         return verification.check_step(lambda: step, claim, significance=significance, seed=seed)
     except DpauditError as error:

@@ -7,6 +7,7 @@ from dpaudit import events as ev
 from dpaudit.ledger import LedgerEntry, PrivacyLedger
 from dpaudit.records import CheckResult, Status
 
+_NOISY = ev.Gaussian | ev.TruncatedPoissonGaussian | ev.TreeAggregation | ev.DistributedDiscreteGaussian | ev.Skellam
 TOLERANCE = 1e-6
 """Relative: noise and clip pass through float32 in some aggregators."""
 
@@ -36,9 +37,16 @@ def check_ledger(
             _result("ledger.rounds", None, "the ledger records no round: nothing ran, or it ran without recording.")
         ]
     results = [_rounds(rounds, rounds_run)]
+    released = [entry for entry in rounds if not _withheld(entry)]
     if noise_draws is not None:
-        results.append(_draws(rounds, noise_draws))
-    return [*results, _noise(ledger, rounds), _denominator(ledger, rounds)]
+        results.append(_draws(released, noise_draws))
+    return [*results, _noise(ledger, released), _denominator(ledger, rounds)]
+
+
+def _withheld(entry: LedgerEntry) -> bool:
+    """Return whether a round says that it released nothing: no event, no noise, no digest of a release."""
+    silent = entry.facts.get("release_sha256") is None and entry.facts.get("noise_stddev") is None
+    return bool(entry.facts.get("withheld")) and isinstance(entry.event, ev.NoOp) and silent
 
 
 def _result(
@@ -83,8 +91,11 @@ def _draws(entries: Sequence[LedgerEntry], noise_draws: int) -> CheckResult:
 
 
 def gaussian_noise(event: ev.Event | None) -> list[float]:
-    """Return the noise multipliers of every Gaussian inside an event, those of the nodes of trees included."""
-    if isinstance(event, ev.Gaussian | ev.TruncatedPoissonGaussian | ev.TreeAggregation):
+    """Return the noise multipliers of every Gaussian inside an event, those of the nodes of trees included.
+
+    Integer noise counts as Gaussian of its noise multiplier.
+    """
+    if isinstance(event, _NOISY):
         return [event.noise_multiplier]
     if isinstance(event, ev.Composed):
         return [z for item in event.events for z in gaussian_noise(item)]
@@ -125,6 +136,8 @@ def _covered(entry: LedgerEntry, entries: Sequence[LedgerEntry]) -> ev.Event | s
 
 def _noise(ledger: PrivacyLedger, entries: Sequence[LedgerEntry]) -> CheckResult:
     check = "ledger.noise"
+    if not entries:
+        return _result(check, None, "no round released anything.")
     multiplier = _number(ledger.facts.get("sum_noise_multiplier", ledger.facts.get("noise_multiplier")))
     first_clip = _number(ledger.facts.get("clip_norm"))
     if multiplier is None or first_clip is None or first_clip <= 0:

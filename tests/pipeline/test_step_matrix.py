@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpaudit.config import RunConfig
+from dpaudit.config import DISTRIBUTED_NOISE, RunConfig
 from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.sampling import expected_contributions
@@ -29,7 +29,8 @@ def config_of(algorithm, sampler, aggregator, optimizer, factor):
     rates = {"client_sampling_rate": 0.5}
     if example:
         rates = {"client_sampling_rate": 0.5 if sampler == "poisson" else 1.0, "example_sampling_rate": 0.25}
-    limit = {"cohort_limit": 200} if sampler == "poisson-padded" else {}
+    limit: dict[str, int] = {"cohort_limit": 200} if sampler == "poisson-padded" else {}
+    limit |= {"minimum_contributions": 2} if aggregator in DISTRIBUTED_NOISE else {}
     training = {"algorithm": algorithm, "sampler": sampler, "aggregator": aggregator, "rounds": 4, **rates, **limit}
     return RunConfig.model_validate({
         "run": {"name": "matrix", "seed": 1},
@@ -54,6 +55,8 @@ def cases():
                 for other in ("tfp-gaussian", "tfp-adaptive-clip")
                 if (sampler, other) != ("poisson-padded", "tfp-adaptive-clip")
             ]
+    quick += [("dp-fedavg", "shuffle", "tfp-discrete-gaussian", MOMENTUM)]
+    slow += [("dp-fedsgd", "without-replacement", "tfp-skellam", ADAM)]
     quick += [("dp-ftrl", "shuffle", "gaussian", MOMENTUM), ("dp-ftrl", "shuffle", "gaussian", ADAM)]
     slow += [("dp-ftrl", "shuffle", "tfp-tree", MOMENTUM), ("dp-ftrl", "shuffle", "tfp-tree", ADAM)]
     marked = [pytest.param(*case, marks=pytest.mark.slow) for case in slow]
