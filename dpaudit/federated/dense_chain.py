@@ -13,6 +13,8 @@ flat vectors in the order of `trainable_variables`, one row per *stack* (a clien
     updates = chain.local_updates(start, all_x, all_y, index=index, shares=shares)
 """
 
+import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.integer[Any]]
 _STATE_BYTES = 2**20
 """Clients are trained in groups whose weights and gradients fit in a processor's cache."""
+_HELD = 2**20
 _EPS = 2.0**-24
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
@@ -86,7 +89,24 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Floats], None], Callable[[Floats, Floats
 """In place: the activation, and the gradient of its input from that of its output and the output itself."""
 
 
-_Parameters = list[tuple[Floats, Floats | None]]
+class _Space(threading.local):
+    """Memory that a thread uses again in every call, so that its pages are there and in the cache."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Floats] = {}
+
+    def array(self, name: str, *shape: int) -> Floats:
+        """Return an array of undefined content, valid until the name is asked for again; large ones are not held."""
+        size = math.prod(shape)
+        if size > _HELD:
+            return np.empty(shape, np.float32)
+        flat = self._held.get(name)
+        if flat is None or flat.size < size:
+            flat = self._held[name] = np.empty(size + size // 4, np.float32)
+        return flat[:size].reshape(shape)
+
+
+_SPACE = _Space()
 
 
 class DenseChain:
@@ -134,24 +154,25 @@ class DenseChain:
         Raises: DataError for a label that is no class.
         """
         with np.errstate(all="ignore"):
-            parameters = self._views(weights)
-            passes = self._passes(parameters, self._masked(x, mask), self._labels(y), None)
-            squares = [self._squares(link, *found) for link, found in zip(self.links, passes, strict=True)]
-            norms: Floats = np.sqrt(sum(squares, start=_ZERO)) * self._raise
+            batch = _Batch(self.links, weights, x.shape[1], data=self._inputs(x, mask))
+            batch.run(self._chosen(y[None])[0], _ONE)
+            norms: Floats = np.sqrt(batch.squares()) * self._raise
             factors: Floats = np.asarray(clip_norm / np.maximum(norms, np.float32(clip_norm)), np.float32)
             if mask is not None:
                 np.multiply(factors, mask, out=factors)
                 norms[mask == 0] = _ZERO
             sums = np.empty((x.shape[0], self.parameters), np.float32)
-            scaled = [(inputs, d * factors[..., None]) for inputs, d in passes]
-            self._products(scaled, self._views(sums))
+            batch.scale(factors)
+            batch.products(_views(self.links, sums))
         return sums, norms
 
     def gradients(self, weights: Floats, x: Floats, y: Ints, shares: Floats) -> Floats:
         """Return each stack's gradient of the sum of losses times `shares` (stacks, batch): (stacks, parameters)."""
         found = np.empty((x.shape[0], self.parameters), np.float32)
         with np.errstate(all="ignore"):
-            self._descend(self._views(weights), self._masked(x, shares), self._labels(y), shares, self._views(found))
+            batch = _Batch(self.links, weights, x.shape[1], data=self._inputs(x, shares))
+            batch.run(self._chosen(y[None])[0], shares.ravel())
+            batch.products(_views(self.links, found))
         return found
 
     def local_updates(self, start: Floats, x: Floats, y: Ints, *, index: Ints, shares: Floats) -> Floats:
@@ -165,113 +186,135 @@ class DenseChain:
             shares: the same shape; what an example's loss is multiplied by: the learning rate over the number of
                 examples of its batch, 0 for padding.
 
-        Raises: DataError for a label that is no class.
+        Raises: DataError for a label that is no class, or a position below 0.
         """
-        labels = self._labels(y[index])
+        if index.size and int(index.min()) < 0:
+            raise DataError(f"positions of examples must be at least 0; got {int(index.min())}.")
+        flat = x.reshape(len(x), self.links[0].inputs)
         updates = np.empty((len(index), self.parameters), np.float32)
         size = max(8, _STATE_BYTES // (8 * self.parameters))
-        for first in range(0, len(index), size):
-            group = slice(first, first + size)
-            self._train(updates[group], start, x, index[group], labels[group], shares[group])
+        with np.errstate(all="ignore"):
+            for first in range(0, len(index), size):
+                group = slice(first, first + size)
+                positions = np.ascontiguousarray(index[group].transpose(1, 0, 2), np.intp)
+                weights = np.ascontiguousarray(shares[group].transpose(1, 0, 2))
+                self._train(updates[group], start, flat, positions, self._chosen(y.take(positions)), weights)
         return updates
 
-    def _train(self, local: Floats, start: Floats, x: Floats, index: Ints, labels: Ints, shares: Floats) -> None:
-        """Turn `local` (clients, parameters) into the updates of a group of clients."""
+    def _train(self, updates: Floats, start: Floats, x: Floats, index: Ints, chosen: Ints, shares: Floats) -> None:
+        """Write the updates (clients, parameters) of a group; index and shares are (steps, clients, batch)."""
+        local, steps = (_SPACE.array(name, *updates.shape) for name in ("local", "steps"))
         local[:] = start
-        steps = np.empty_like(local)
-        parameters, targets = self._views(local), self._views(steps)
+        batch, targets = _Batch(self.links, local, index.shape[2]), _views(self.links, steps)
         padded = bool((shares == 0).any())
-        with np.errstate(all="ignore"):
-            for step in range(index.shape[1]):
-                share = shares[:, step]
-                data = self._masked(x.take(index[:, step], axis=0), share if padded else None)
-                self._descend(parameters, data, labels[:, step], share, targets)
-                np.subtract(local, steps, out=local)
-            np.subtract(local, start, out=local)
+        for step in range(len(index)):
+            x.take(index[step], axis=0, out=batch.data, mode="clip")  # "raise" would copy; y.take has looked
+            self._prepare(batch.data, shares[step] if padded else None)
+            batch.run(chosen[step], shares[step].reshape(-1))
+            batch.products(targets)
+            np.subtract(local, steps, out=local)
+        np.subtract(local, start, out=updates)
 
-    def _views(self, weights: Floats) -> _Parameters:
-        """Return kernels (stacks, inputs, units) and biases (stacks, 1, units) as views of the rows of `weights`."""
-        found: _Parameters = []
-        first = 0
-        for link in self.links:
-            middle, end = first + link.inputs * link.units, first + link.parameters
-            kernel = weights[:, first:middle].reshape(-1, link.inputs, link.units)
-            found.append((kernel, weights[:, None, middle:end] if link.bias else None))
-            first = end
-        return found
+    def _inputs(self, x: Floats, mask: Floats | None) -> Floats:
+        """Return the input of the first Dense layer (stacks, batch, inputs); the caller's array is left alone."""
+        flat = x.reshape(*x.shape[:2], self.links[0].inputs)
+        if mask is None and self._scale == 1 and self._offset == 0:
+            return flat
+        return self._prepare(flat.copy(), mask)
 
-    def _masked(self, x: Floats, mask: Floats | None) -> Floats:
-        """Return the input of the first Dense layer (stacks, batch, inputs), with zeros where the mask is zero.
+    def _prepare(self, data: Floats, mask: Floats | None) -> Floats:
+        """Rescale, and put zeros where the mask is zero, in place.
 
         Padding points at some example or other: if that one holds a NaN, multiplying by zero would spread it.
         """
-        flat = x.reshape(*x.shape[:2], self.links[0].inputs)
         if self._scale != 1 or self._offset != 0:
-            flat = flat * self._scale + self._offset
-        return flat if mask is None else np.where(mask[..., None] == 0, _ZERO, flat)
+            np.multiply(data, self._scale, out=data)
+            np.add(data, self._offset, out=data)
+        if mask is not None:
+            data[mask == 0] = _ZERO
+        return data
 
-    def _labels(self, y: Ints) -> Ints:
+    def _chosen(self, labels: Ints) -> Ints:
+        """Return where (steps, stacks x batch) the labels (steps, stacks, batch) stand in logits, classes first."""
         classes = self.links[-1].units
-        if y.size and (int(y.min()) < 0 or int(y.max()) >= classes):
-            raise DataError(f"labels must lie in 0..{classes - 1}; got {int(y.min())} to {int(y.max())}.")
-        return y
+        if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+            raise DataError(f"labels must lie in 0..{classes - 1}; got {int(labels.min())} to {int(labels.max())}.")
+        count = labels.shape[1] * labels.shape[2]
+        chosen: Ints = labels.reshape(-1, count).astype(np.intp) * count + np.arange(count)
+        return chosen
 
-    def _passes(
-        self, parameters: _Parameters, x: Floats, labels: Ints, shares: Floats | None
-    ) -> list[tuple[Floats, Floats]]:
-        """Return per layer its input and the gradient of its output before the activation, of losses times shares.
 
-        Logits are laid out with the classes first, where reductions over them are fast.
-        """
-        *hidden, (kernel, bias) = parameters
-        inputs = [x]
-        for link, (weight, shift) in zip(self.links[:-1], hidden, strict=True):
-            z = np.matmul(inputs[-1], weight)
-            if shift is not None:
-                np.add(z, shift, out=z)
-            _ACTIVATIONS[link.activation][0](z)
-            inputs.append(z)
-        by_class = np.empty((self.links[-1].units, *x.shape[:2]), np.float32)
-        d = by_class.transpose(1, 2, 0)
-        np.matmul(inputs[-1], kernel, out=d)
-        if bias is not None:
-            np.add(by_class, bias.transpose(2, 0, 1), out=by_class)
-        _softmax_minus_labels(by_class, labels, shares)
-        found = [(inputs[-1], d)]
-        for position in range(len(hidden), 0, -1):
-            d = np.matmul(d, parameters[position][0].swapaxes(1, 2))
-            _ACTIVATIONS[self.links[position - 1].activation][1](d, inputs[position])
-            found.append((inputs[position - 1], d))
-        return found[::-1]
+def _views(links: tuple[Link, ...], weights: Floats) -> list[tuple[Floats, Floats | None]]:
+    """Return kernels (stacks, inputs, units) and biases (stacks, 1, units) as views of the rows of `weights`."""
+    found: list[tuple[Floats, Floats | None]] = []
+    first = 0
+    for link in links:
+        middle, end = first + link.inputs * link.units, first + link.parameters
+        kernel = weights[:, first:middle].reshape(-1, link.inputs, link.units)
+        found.append((kernel, weights[:, None, middle:end] if link.bias else None))
+        first = end
+    return found
 
-    def _descend(self, parameters: _Parameters, x: Floats, y: Ints, shares: Floats, targets: _Parameters) -> None:
-        self._products(self._passes(parameters, x, y, shares), targets)
 
-    def _products(self, passes: list[tuple[Floats, Floats]], targets: _Parameters) -> None:
-        """Write the sums over examples of the gradients of all kernels and biases into `targets`."""
-        ones = np.ones((1, passes[0][0].shape[1]), np.float32)
-        for (inputs, d), (kernel, bias) in zip(passes, targets, strict=True):
-            np.matmul(inputs.swapaxes(1, 2), d, out=kernel)
+class _Batch:
+    """The arrays of one batch of every stack, laid out once and used at every step.
+
+    At this size looking arrays up costs as much as filling them. Logits have the classes first, where reductions over
+    classes are fast.
+    """
+
+    def __init__(self, links: tuple[Link, ...], weights: Floats, batch: int, *, data: Floats | None = None) -> None:
+        """Lay out arrays for `weights` (stacks, parameters), which are looked at again at every run."""
+        stacks, units = len(weights), [link.units for link in links]
+        self.data = _SPACE.array("data", stacks, batch, links[0].inputs) if data is None else data
+        hidden = [_SPACE.array(f"hidden {at}", stacks, batch, size) for at, size in enumerate(units[:-1])]
+        logits = _SPACE.array("logits", units[-1], stacks, batch)
+        self._links, self._inputs = links, [self.data, *hidden]
+        self._turned = [inputs.swapaxes(1, 2) for inputs in self._inputs]
+        self._flat, self._line = logits.reshape(units[-1], -1), logits.reshape(-1)
+        self._d = [_SPACE.array(f"back {at}", stacks, batch, size) for at, size in enumerate(units[:-1])]
+        self._d.append(logits.transpose(1, 2, 0))
+        self._kernels, biases = zip(*_views(links, weights), strict=True)
+        self._back = [kernel.swapaxes(1, 2) for kernel in self._kernels]
+        self._biases = list(biases)
+        self._targets = [*hidden, self._d[-1]]
+        self._acts = [_ACTIVATIONS[link.activation] for link in links]
+        self._ones = np.ones((1, batch), np.float32)
+
+    def run(self, chosen: Ints, share: Floats | np.float32) -> None:
+        """Fill, per layer, the gradient of its output before the activation, of losses times `share`."""
+        for inputs, kernel, bias, out, (apply, _) in zip(
+            self._inputs, self._kernels, self._biases, self._targets, self._acts, strict=True
+        ):
+            np.matmul(inputs, kernel, out=out)
             if bias is not None:
-                np.matmul(ones, d, out=bias)
+                np.add(out, bias, out=out)
+            apply(out)
+        flat = self._flat
+        np.subtract(flat, flat.max(axis=0), out=flat)
+        np.exp(flat, out=flat)
+        np.multiply(flat, share / flat.sum(axis=0), out=flat)
+        self._line[chosen] -= share
+        for at in range(len(self._d) - 1, 0, -1):
+            np.matmul(self._d[at], self._back[at], out=self._d[at - 1])
+            self._acts[at - 1][1](self._d[at - 1], self._inputs[at])
 
-    @staticmethod
-    def _squares(link: Link, inputs: Floats, d: Floats) -> Floats:
-        """Return the squared norms of the per-example gradients (stacks, batch): ||d||^2 (||inputs||^2 + bias)."""
-        one, hidden = np.float32(TINY * link.inputs + link.bias), np.float32(TINY * link.units)
-        squares: Floats = (_square_sums(inputs) + one) * (_square_sums(d) + hidden)
-        return squares
+    def squares(self) -> Floats:
+        """Return the squared norms of the per-example gradients (stacks, batch): ||d||^2 (||inputs||^2 + 1)."""
+        total = np.zeros(self.data.shape[:2], np.float32)
+        for link, inputs, d in zip(self._links, self._inputs, self._d, strict=True):
+            one, hidden = np.float32(TINY * link.inputs + link.bias), np.float32(TINY * link.units)
+            total += (np.einsum("sbi,sbi->sb", inputs, inputs) + one) * (np.einsum("sbi,sbi->sb", d, d) + hidden)
+        return total
 
+    def scale(self, factors: Floats) -> None:
+        """Multiply what every example adds to `products` by its factor (stacks, batch)."""
+        for d in self._d:
+            np.multiply(d, factors[..., None], out=d)
 
-def _square_sums(rows: Floats) -> Floats:
-    return np.asarray(np.einsum("sbi,sbi->sb", rows, rows))
-
-
-def _softmax_minus_labels(by_class: Floats, labels: Ints, shares: Floats | None) -> None:
-    """Turn logits (classes, stacks, batch) into the gradient of cross-entropy times `shares`, in place."""
-    flat, chosen = by_class.reshape(len(by_class), -1), labels.ravel()
-    np.subtract(flat, flat.max(axis=0), out=flat)
-    np.exp(flat, out=flat)
-    total, share = flat.sum(axis=0), _ONE if shares is None else shares.ravel()
-    np.multiply(flat, share / total, out=flat)
-    flat[chosen, np.arange(chosen.size)] -= share
+    def products(self, targets: list[tuple[Floats, Floats | None]]) -> None:
+        """Write the sums over examples of the gradients of all kernels and biases into `targets`."""
+        for turned, d, (kernel, bias) in zip(self._turned, self._d, targets, strict=True):
+            np.matmul(turned, d, out=kernel)
+            if bias is not None:
+                np.matmul(self._ones, d, out=bias)
