@@ -240,7 +240,7 @@ class DenseChain:
         if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             raise DataError(f"labels must lie in 0..{classes - 1}; got {int(labels.min())} to {int(labels.max())}.")
         count = labels.shape[1] * labels.shape[2]
-        chosen: Ints = labels.reshape(-1, count).astype(np.intp) * count + np.arange(count)
+        chosen: Ints = labels.reshape(len(labels), count).astype(np.intp) * count + np.arange(count)
         return chosen
 
 
