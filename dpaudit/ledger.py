@@ -41,6 +41,13 @@ def _line_hash(seq: int, prev: str, kind: str, body: Mapping[str, Any]) -> str:
     return serialize.sha256_bytes(text.encode())
 
 
+def _new_line(seq: int, prev: str, kind: str, body: str) -> tuple[bytes, str]:
+    """Return a line and its hash, with the JSON text of its body: the keys in their order, as `_parse` asks."""
+    rest = f'"prev":"{prev}","seq":{seq},"type":"{kind}"}}'
+    stated = serialize.sha256_bytes(f'{{"body":{body},{rest}'.encode())
+    return f'{{"body":{body},"hash":"{stated}",{rest}'.encode(), stated
+
+
 def _parse(number: int, raw: bytes, prev: str) -> LedgerEntry:
     """Check one line against the chain and decode it."""
     try:
@@ -56,6 +63,10 @@ def _parse(number: int, raw: bytes, prev: str) -> LedgerEntry:
         raise LedgerCorrupt(
             f"ledger line {number + 1} does not fit the hash chain: it, or a line before it, was changed."
         )
+    return _entry(seq, kind, event, body, stated)
+
+
+def _entry(seq: int, kind: str, event: ev.Event | None, body: Mapping[str, Any], stated: str) -> LedgerEntry:
     facts = MappingProxyType({key: value for key, value in body.items() if key != "event"})
     return LedgerEntry(seq=seq, type=kind, event=event, facts=facts, hash=stated)
 
@@ -168,10 +179,11 @@ class PrivacyLedger:
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
         seq, prev = self._count, self._digest
-        plain = serialize.to_jsonable(body)
-        line = {"seq": seq, "prev": prev, "type": kind, "body": plain, "hash": _line_hash(seq, prev, kind, plain)}
-        raw = serialize.dumps(line, indent=None).encode()
-        entry = _parse(seq, raw, prev)
+        text = serialize.dumps(body, indent=None)
+        plain = serialize.loads(text)  # what a reader will see
+        event = ev.from_json(plain["event"]) if kind == "event" else None
+        raw, stated = _new_line(seq, prev, kind, text)
+        entry = _entry(seq, kind, event, plain, stated)
         self._write(raw + b"\n")
         self._count, self._digest = seq + 1, entry.hash
         if self.path is None or seq == 0:

@@ -24,9 +24,11 @@ _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 def to_jsonable(value: object) -> Any:
     """Turn records, enums, arrays and containers into plain JSON values; raise DataError for NaN or infinity."""
-    if type(value) in _AS_THEY_ARE:  # a short way for what most of a record is: the ledger writes a line in every round
+    kind = type(value)  # short ways for what most of a record is: the ledger writes a line in every round
+    if kind in _AS_THEY_ARE or (kind is float and math.isfinite(cast(float, value))):
         return value
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
+        value = cast(Mapping[Any, Any], value)
         return {str(key): to_jsonable(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_jsonable(getattr(value, f.name)) for f in fields(value)}

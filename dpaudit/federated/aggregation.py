@@ -117,7 +117,8 @@ class GaussianSum:
         """Return the sum of rows clipped to the clip norm."""
         del state
         total = np.zeros(width)
-        total[: rows.shape[1]] = clipped_sum(rows, clip_norm=self.clip_norm)
+        if len(rows):
+            total[: rows.shape[1]] = clipped_sum(rows, clip_norm=self.clip_norm)
         return total
 
     def noised(self, total: Vector, *, state: State = NO_STATE, root: int, number: int, attempt: int) -> Noised:

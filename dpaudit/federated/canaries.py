@@ -59,6 +59,8 @@ NO_CANARIES = Canaries(client=np.zeros(0, np.int64), coins=np.zeros(0, np.bool_)
 
 def takes_part(canaries: Canaries, training: TrainingSection, cohort: Cohort, *, root: int) -> Bools:
     """Return (m,) which canaries contribute in this round: coin in, chosen by the sampler of its kind of unit."""
+    if canaries.count == 0:
+        return np.zeros(0, dtype=np.bool_)
     chance = _rng.stream(root, "canary-sampling", cohort.number).random(canaries.count)
     if canaries.example_level:
         chosen = cohort.answered[canaries.client] & (chance < training.example_sampling_rate)

@@ -230,7 +230,8 @@ class ClientFunctions(LocalUpdates):
         import tensorflow as tf
 
         if self.chain is not None:
-            shares = np.float32(learning_rate) * mask / np.maximum(mask.sum(axis=2, keepdims=True), np.float32(1.0))
+            counts = np.maximum(mask @ np.ones((mask.shape[2], 1), np.float32), np.float32(1.0))
+            shares = mask * (np.float32(learning_rate) / counts)
             start = np.asarray(weights, np.float32)
             return self.chain.local_updates(start, np.asarray(x), np.asarray(y), index=index, shares=shares)
         updates = self._update_call(

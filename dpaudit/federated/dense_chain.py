@@ -28,7 +28,7 @@ from dpaudit.federated.layer_rules import TINY
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.integer[Any]]
-_STATE_BYTES = 2**20
+_STATE_BYTES = 2**21
 """Clients are trained in groups whose weights and gradients fit in a processor's cache."""
 _HELD = 2**20
 _EPS = 2.0**-24
@@ -192,10 +192,10 @@ class DenseChain:
             raise DataError(f"positions of examples must be at least 0; got {int(index.min())}.")
         flat = x.reshape(len(x), self.links[0].inputs)
         updates = np.empty((len(index), self.parameters), np.float32)
-        size = max(8, _STATE_BYTES // (8 * self.parameters))
+        groups = -(-len(index) // max(8, _STATE_BYTES // (8 * self.parameters)))
         with np.errstate(all="ignore"):
-            for first in range(0, len(index), size):
-                group = slice(first, first + size)
+            for number in range(groups):
+                group = slice(number * len(index) // groups, (number + 1) * len(index) // groups)
                 positions = np.ascontiguousarray(index[group].transpose(1, 0, 2), np.intp)
                 weights = np.ascontiguousarray(shares[group].transpose(1, 0, 2))
                 self._train(updates[group], start, flat, positions, self._chosen(y.take(positions)), weights)
@@ -276,19 +276,20 @@ class _Batch:
         self._d.append(logits.transpose(1, 2, 0))
         self._kernels, biases = zip(*_views(links, weights), strict=True)
         self._back = [kernel.swapaxes(1, 2) for kernel in self._kernels]
-        self._biases = list(biases)
+        last = None if biases[-1] is None else biases[-1].transpose(2, 0, 1)
+        self._shifts = [*zip(hidden, biases[:-1], strict=True), (logits, last)]  # each in the order of its memory
         self._targets = [*hidden, self._d[-1]]
         self._acts = [_ACTIVATIONS[link.activation] for link in links]
         self._ones = np.ones((1, batch), np.float32)
 
     def run(self, chosen: Ints, share: Floats | np.float32) -> None:
         """Fill, per layer, the gradient of its output before the activation, of losses times `share`."""
-        for inputs, kernel, bias, out, (apply, _) in zip(
-            self._inputs, self._kernels, self._biases, self._targets, self._acts, strict=True
+        for inputs, kernel, out, (raised, bias), (apply, _) in zip(
+            self._inputs, self._kernels, self._targets, self._shifts, self._acts, strict=True
         ):
             np.matmul(inputs, kernel, out=out)
             if bias is not None:
-                np.add(out, bias, out=out)
+                np.add(raised, bias, out=raised)
             apply(out)
         flat = self._flat
         np.subtract(flat, flat.max(axis=0), out=flat)

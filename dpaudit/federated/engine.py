@@ -190,6 +190,9 @@ class FedAvgEngine:
         padded = -(-longest // size) * size
         table, sizes = self._table[units, :longest], self._sizes[units]
         order = local_orders(key, sizes, epochs=epochs, longest=longest)
+        shape = (units.size, epochs * padded // size, size)
+        if len(order) == 1 and padded == longest:  # all hold as many, and whole batches: there is no padding
+            return table.take(order.ravel(), axis=1).reshape(shape), np.ones(shape, np.float32)
         index = np.empty((units.size, epochs, padded), dtype=np.int32)
         index[:] = table[:, :1, None]  # padding is the client's own: a NaN in somebody else's must not reach it
         if len(order) == 1:
@@ -198,7 +201,6 @@ class FedAvgEngine:
             index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
         present = np.arange(padded) < sizes[:, None, None]
         mask = np.broadcast_to(present, index.shape).astype(np.float32)
-        shape = (units.size, epochs * padded // size, size)
         return index.reshape(shape), mask.reshape(shape)
 
 

@@ -73,7 +73,9 @@ def draw(training: TrainingSection, population: Population, *, root: int, number
         number: the round.
         canaries: slots behind those of the units; not used with `poisson`.
     """
-    fails = _rng.stream(root, "dropout", number).random(population.clients) < training.dropout_rate
+    fails = np.zeros(population.clients, dtype=np.bool_)
+    if training.dropout_rate > 0:
+        fails = _rng.stream(root, "dropout", number).random(population.clients) < training.dropout_rate
     if training.sampler != "poisson":
         return _from_slots(training, population, fails, root=root, number=number, canaries=canaries)
     chance = _rng.stream(root, "cohort", number).random(population.clients)
