@@ -31,7 +31,7 @@ class _Key(ISeedSequence):
     def __init__(self, key: int) -> None:
         self._key = key
 
-    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[np.uint64]:  # type: ignore[override]
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[np.uint64]:
         """Return the 128 bits of the key as Philox takes them: low word first."""
         if (n_words, np.dtype(dtype)) != (2, np.dtype(np.uint64)):
             raise TypeError(f"Philox4x64 takes a key of two words of 64 bits, not {n_words} of {dtype}")
@@ -40,7 +40,8 @@ class _Key(ISeedSequence):
 
 def stream(root: int, purpose: str, *indices: int) -> np.random.Generator:
     """Return the generator of the stream (purpose, indices) under a root seed."""
-    return np.random.Generator(np.random.Philox(_Key(_key(root, purpose, indices))))
+    key = _Key(_key(root, purpose, indices))
+    return np.random.Generator(np.random.Philox(key))  # type: ignore[arg-type] # numpy's stubs know SeedSequence only
 
 
 def seed_of(root: int, purpose: str, *indices: int) -> int:

@@ -231,7 +231,7 @@ class ClientFunctions(LocalUpdates):
 
         if self.chain is not None:
             counts = np.maximum(mask @ np.ones((mask.shape[2], 1), np.float32), np.float32(1.0))
-            shares = mask * (np.float32(learning_rate) / counts)
+            shares = np.asarray(mask * (np.float32(learning_rate) / counts), np.float32)
             start = np.asarray(weights, np.float32)
             return self.chain.local_updates(start, np.asarray(x), np.asarray(y), index=index, shares=shares)
         updates = self._update_call(
