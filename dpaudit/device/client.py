@@ -95,7 +95,7 @@ class DeviceClient:
                 noise = stddev * rng.standard_normal(about.parameters, dtype=np.float32)
                 end = self.private_step(end, examples[batch], labels[batch], mask=present, noise=noise)
             delta, norm = _clipped(end - start, about.clip_norm)
-        if not np.isfinite(delta).all():
+        if not (np.isfinite(delta).all() and np.isfinite(norm)):
             raise DataError(
                 f"the local training diverged: the update is NaN or infinite after {about.epochs} epochs at learning "
                 f"rate {about.learning_rate:g}. Nothing is sent. Scale the features, or look at the weights."
@@ -117,12 +117,15 @@ class DeviceClient:
             index=index,
             mask=mask,
             learning_rate=np.float32(self._about.learning_rate),
-            clip_norm=np.float32(_NO_CLIP if clip_norm is None else clip_norm),
+            clip_norm=np.float32(np.inf if clip_norm is None else clip_norm),
         )
         return found["delta"], float(found["norm"])
 
     def private_step(self, weights: Floats, x: Floats, y: Ints, *, mask: Floats, noise: Floats) -> Floats:
-        """Return the weights after one step of local DP-SGD on one batch; `noise` (parameters,) is on the sum."""
+        """Return the weights after one step of local DP-SGD on one batch; `noise` (parameters,) is on the sum.
+
+        An example that overflows counts as zero in it, so that it cannot decide whether this device answers.
+        """
         local_dp = self._about.local_dp
         if local_dp is None:
             raise DataError("this file has no local DP-SGD; export it with --local-dp.")
@@ -153,7 +156,10 @@ class DeviceClient:
     def _run(self, name: str, **arrays: Any) -> Mapping[str, NDArray[Any]]:
         if name not in self._signatures:
             self._signatures[name] = self._interpreter.get_signature_runner(name)
-        return self._signatures[name](**arrays)
+        try:
+            return self._signatures[name](**arrays)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"LiteRT cannot run {name} on these examples: {error}") from error
 
     def _checked(self, weights: ArrayLike, x: ArrayLike, y: ArrayLike | None) -> tuple[Floats, Floats, Ints]:
         """Return all three in the types of the model; y is empty where none is given."""
@@ -162,14 +168,14 @@ class DeviceClient:
         if start.shape != (about.parameters,):
             raise DataError(f"weights must be ({about.parameters},) for this model; got shape {start.shape}.")
         examples = _finite("x", x)
+        tokens = about.vocabulary
+        if tokens is not None and examples.size and (examples.min() < 0 or examples.max() >= tokens):
+            raise DataError(f"x must hold tokens in 0..{tokens - 1}; got {examples.min():g}..{examples.max():g}.")
         if examples.shape[1:] != about.input_shape or not len(examples):
             wanted = ", ".join(map(str, about.input_shape))
             raise DataError(f"x must be (n, {wanted}) with n >= 1; got shape {examples.shape}.")
         labels = np.zeros(0, np.int32) if y is None else _labels(y, classes=about.classes, count=len(examples))
         return start, examples, labels
-
-
-_NO_CLIP = float(np.finfo(np.float32).max)
 
 
 def _clipped(delta: Floats, clip_norm: float | None) -> tuple[Floats, float]:

@@ -36,13 +36,15 @@ class LocalDp:
 class Description:
     """What a device must know of the training that it takes part in.
 
-    `parameters` is the length of the weight vector, `input_shape` that of one example. With a `clip_norm` the update
-    is clipped on the device (None: by the server alone). `identity` names model and local training: server and device
-    compare it.
+    `parameters` is the length of the weight vector, `input_shape` that of one example. With a `vocabulary` its numbers
+    are tokens below it: LiteRT does not check them, and would read what lies behind the table. With a `clip_norm` the
+    update is clipped on the device (None: by the server alone). `identity` names model and local training: server and
+    device compare it.
     """
 
     parameters: int
     input_shape: tuple[int, ...]
+    vocabulary: int | None
     classes: int
     batch_size: int
     epochs: int
@@ -58,6 +60,7 @@ class Description:
             "classes": self.classes,
             "batch_size": self.batch_size,
             "epochs": self.epochs,
+            **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
             **{f"input_shape[{axis}]": size for axis, size in enumerate(self.input_shape)},
         }
         for name, value in counts.items():

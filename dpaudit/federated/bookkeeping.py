@@ -160,14 +160,21 @@ class Trace:
 
         return call
 
-    def parts(self, loss: Any) -> list[Part]:
-        """Return one part per trainable parameter, in the order of the model; `loss` is the sum over examples."""
+    def parts(self, loss: Any, *, largest: float | None = None) -> list[Part]:
+        """Return one part per trainable parameter, in the order of the model; `loss` is the sum over examples.
+
+        With `largest`, an example with a larger magnitude in it, or NaN, has a gradient of zero: for runtimes in which
+        the square of a large number is not infinite.
+        """
         import tensorflow as tf
 
         outputs = [output for _, _, output in self._taps]
         gradients = self._tape.gradient(loss, outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        taps = [(layer, inputs, gradient) for (layer, inputs, _), gradient in zip(self._taps, gradients, strict=True)]
+        if largest is not None:
+            taps = _without_larger(taps, largest)
         found: dict[int, Part] = {}
-        for (layer, inputs, _), gradient in zip(self._taps, gradients, strict=True):
+        for layer, inputs, gradient in taps:
             kind = type(layer).__name__
             rule = recurrent.recurrent_parts if kind in recurrent.RECURRENT else _LINEAR.get(kind, _SCALES)
             found |= {id(part.variable): part for part in rule(layer, inputs, gradient)}
@@ -183,6 +190,20 @@ class Trace:
 
         tensors = tf.nest.flatten([(inputs, output) for _, inputs, output in self._taps])
         return 3 * sum(rules.numbers_in(tensor) for tensor in tensors)
+
+
+def _without_larger(taps: list[tuple[Any, Any, Any]], largest: float) -> list[tuple[Any, Any, Any]]:
+    """Return the taps with zeros for every example that has a larger magnitude, or NaN, in one of them."""
+    import tensorflow as tf
+
+    sizes = [tensor for layer, *pair in taps for tensor in pair[type(layer).__name__ == "Embedding" :]]
+    strange = tf.add_n([tf.reduce_sum(1.0 - tf.cast(tf.abs(rules.flat(t)) <= largest, tf.float32), 1) for t in sizes])
+
+    def kept(tensor: Any) -> Any:
+        fit = tf.reshape(strange <= 0.0, [-1, *[1] * (tensor.shape.rank - 1)])
+        return tf.where(fit, tensor, tf.zeros_like(tensor))
+
+    return [(layer, kept(inputs), kept(gradient)) for layer, inputs, gradient in taps]
 
 
 @contextmanager

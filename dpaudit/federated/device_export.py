@@ -19,7 +19,7 @@ from dpaudit.federated.clients import ClientFunctions
 from dpaudit.federated.clipping import clipped_sum
 from dpaudit.federated.data import Dataset, prepare
 from dpaudit.federated.device_graph import DeviceGraph, Signatures
-from dpaudit.federated.device_layers import check_trainable
+from dpaudit.federated.device_layers import check_trainable, vocabulary
 from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.run_files import MODEL
 
@@ -66,6 +66,7 @@ def make_client(
     about = Description(
         parameters=graph.parameters,
         input_shape=input_shape,
+        vocabulary=vocabulary(model),
         classes=check_on.classes,
         batch_size=training.local_batch_size,
         epochs=training.local_epochs,

@@ -10,6 +10,8 @@ from dpaudit.federated.layer_rules import TINY
 from dpaudit.federated.models import training_flag
 
 Signatures = dict[str, Any]
+_LARGEST = 1e6
+"""Sums of squares of products of two such numbers stay below the largest float32 with room for 10^13 terms."""
 
 
 class DeviceGraph:
@@ -91,13 +93,16 @@ class DeviceGraph:
         start = (tf.constant(0), *self._parts(weights))
         _, *ends = tf.while_loop(lambda number, *_: number < steps, step, start, parallel_iterations=1)
         delta = tf.concat([tf.reshape(end, [-1]) for end in ends], axis=0) - weights
-        norm = _norm(delta)
-        return {"delta": delta * (clip_norm / tf.maximum(norm, clip_norm)), "norm": norm}
+        clipped, norm = _clipped(delta, clip_norm)
+        return {"delta": clipped, "norm": norm}
 
     def _private_step(self, weights: Any, x: Any, y: Any, *rest: Any) -> Any:
         """One step of DP-SGD (Abadi et al., arXiv:1607.00133): clip every example's gradient, sum, add `noise`.
 
         The divisor is the size of the batch, padding included: it is public, and does not depend on who is there.
+        An example with numbers beyond `_LARGEST` on its way counts as zero. Arithmetic in LiteRT saturates where IEEE
+        754 overflows to infinity, so that a large gradient would pass for a small one, and a device that fell silent
+        instead would tell the server about it, as the server chose the weights.
         """
         import tensorflow as tf
 
@@ -109,16 +114,20 @@ class DeviceGraph:
                 logits = self._call(parts, x, training=True)
             # Linear in the logits with the slope of the loss: its gradient is that of the summed loss.
             loss = tf.reduce_sum(logits * tf.stop_gradient(self._slope(logits, y)))
-        total, _ = bookkeeping.clipped_sum(trace.parts(loss), clip_norm=clip_norm, mask=mask)
+        total, _ = bookkeeping.clipped_sum(trace.parts(loss, largest=_LARGEST), clip_norm=clip_norm, mask=mask)
         return {"weights": weights - rate / float(self._batch) * (total + noise)}
 
 
-def _norm(vector: Any) -> Any:
-    """Return the L2 norm without overflow, and never below the true norm by rounding."""
+def _clipped(vector: Any, clip_norm: Any) -> tuple[Any, Any]:
+    """Return a vector of L2 norm at most `clip_norm` (infinity: as it is), and its norm before, rounded up.
+
+    In units of the largest entry, so that no square overflows. What is not finite stays so, for the server to reject.
+    """
     import tensorflow as tf
 
     largest = tf.maximum(tf.reduce_max(tf.abs(vector)), TINY)
-    return (1.0 + bookkeeping.ROUNDING) * largest * tf.sqrt(tf.reduce_sum(tf.square(vector / largest)))
+    norm = (1.0 + bookkeeping.ROUNDING) * tf.sqrt(tf.reduce_sum(tf.square(vector / largest)))
+    return vector * tf.minimum(1.0, clip_norm / largest / norm), norm * largest
 
 
 def _traced(function: Any, arguments: list[tuple[str, Any]]) -> Any:

@@ -53,9 +53,30 @@ def check_trainable(model: Any) -> None:
     if type(model).__name__ not in {"Functional", "Sequential"} or not _is_builtin(model):
         problems = [f"the model is a {type(model).__name__}: make it functional or sequential, of built-in layers"]
     else:
-        problems = list(dict.fromkeys(_problems(model)))
+        problems = list(dict.fromkeys([*_problems(model), *_hidden_embeddings(model)]))
     if problems:
         raise UsageError("this model cannot be trained by LiteRT on a device:\n  " + "\n  ".join(problems))
+
+
+def vocabulary(model: Any) -> int | None:
+    """Return below which number all inputs of a model must be, as tokens of its embeddings; None without embeddings."""
+    sizes = [int(layer.input_dim) for layer in _embeddings(model)]
+    return min(sizes) if sizes else None
+
+
+def _embeddings(model: Any) -> list[Any]:
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if type(layer).__name__ == "Embedding"]
+
+
+def _hidden_embeddings(model: Any) -> list[str]:
+    """Say which embeddings look up something that was computed: a device could not check it beforehand."""
+    given = {id(tensor) for tensor in model.inputs}
+    return [
+        f"layer {layer.name!r} (Embedding): it must read the model's input, and nothing that was computed from it"
+        for layer in _embeddings(model)
+        if not all(id(tensor) in given for node in layer._inbound_nodes for tensor in node.input_tensors)
+    ]
 
 
 def _problems(layer: Any) -> list[str]:

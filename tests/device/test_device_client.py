@@ -234,16 +234,33 @@ class Test_local_dp:  # noqa: N801 - a heading
             expected = -0.1 / 4 * (present @ clipped + noise)
             np.testing.assert_allclose(step, expected, atol=1e-6)
 
-    def test_one_example_moves_a_step_by_at_most_the_clip_norm(self, private):
-        client, weights = DeviceClient(private.file), private.weights.astype(np.float32)
+    @pytest.mark.parametrize("stretch", [1.0, 30.0])
+    def test_one_example_moves_a_step_by_at_most_the_clip_norm(self, private, stretch):
+        client, weights = DeviceClient(private.file), (stretch * private.weights).astype(np.float32)
         x, y, quiet = private.data.x[:4].copy(), private.data.y[:4], np.zeros(weights.size, np.float32)
-        for scale in (1e-3, 1.0, 1e3, 1e9):
+        for scale in (1e-3, 1.0, 1e3, 1e5, 1e9, 1e18, 1e25, 1e38):
             x[1] = scale * private.data.x[9]
             with_it, without = (
                 client.private_step(weights, x, y, mask=np.array([1, m, 1, 1], np.float32), noise=quiet) for m in (1, 0)
             )
             moved = np.linalg.norm((with_it - without).astype(np.float64)) * 4 / 0.1
-            assert moved <= 0.2 * (1 + 1e-4), scale
+            assert moved <= 0.2 * (1 + 1e-4) + 1e-4 * stretch, scale
+
+    def test_an_example_that_overflows_is_left_out_and_the_device_answers_all_the_same(self, private):
+        """Else a server could choose weights with which only a certain example makes a device fall silent."""
+        client, weights = DeviceClient(private.file), private.weights.astype(np.float32)
+        x, y, mask = private.data.x[:4].copy(), private.data.y[:4], np.array([1, 1, 1, 0], np.float32)
+        noise = np.random.default_rng(0).standard_normal(weights.size).astype(np.float32)
+        without = client.private_step(weights, x, y, mask=np.array([1, 0, 1, 0], np.float32), noise=noise)
+        x[1] = 3e38 * np.sign(x[1])
+        np.testing.assert_array_equal(client.private_step(weights, x, y, mask=mask, noise=noise), without)
+        for scale in (1e7, 1e19, 1e30):
+            x[1] = scale * private.data.x[1]
+            np.testing.assert_array_equal(client.private_step(weights, x, y, mask=mask, noise=noise), without)
+        everyone = 3e38 * np.sign(private.data.x[:9])
+        assert np.isfinite(client.update(private.weights, everyone, private.data.y[:9], key=1).delta).all()
+        for broken in (1e20, 3e38):  # weights that a curious server could send
+            assert np.isfinite(client.private_step(broken * np.sign(weights), x, y, mask=mask, noise=noise)).all()
 
     def test_noise_is_fresh_and_of_the_promised_size(self, private):
         """Six steps of noise 1.5 x 0.2, times 0.1 / 4: the mean of the squares, 2,150 of them, within 6 deviations."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dpaudit.cli.main import run as dpaudit
 from dpaudit.device import DeviceClient, LocalDp
 from dpaudit.device.order import local_batches
-from dpaudit.errors import DpauditError, MissingDependency, UsageError
+from dpaudit.errors import DataError, DpauditError, MissingDependency, UsageError
 from dpaudit.federated import device_export, models
 from dpaudit.federated.device_layers import (
     _PLAIN_ACTIVATIONS,
@@ -119,6 +119,18 @@ def test_layers_for_sequences_of_tokens(make_made, make_dataset, make_training):
     compare(make_made(tokens(), data, make_training()))
 
 
+def test_a_token_outside_the_vocabulary_is_told(make_made, make_dataset, make_training):
+    model = keras.Sequential([keras.Input((3,)), layers.Embedding(9, 2), layers.Flatten(), layers.Dense(3)])
+    made = make_made(model, make_dataset(12, shape=(3,), tokens=9), make_training())
+    compare(made)
+    assert DeviceClient(made.file).description.vocabulary == 9
+    for wrong in (9.0, 1e9, -1.0):
+        x = made.data.x[:4].copy()
+        x[2, 1] = wrong
+        with pytest.raises(DataError, match=r"x must hold tokens in 0\.\.8"):
+            DeviceClient(made.file).update(made.weights, x, made.data.y[:4], key=1)
+
+
 def test_a_layer_that_is_used_twice_and_inner_models(make_made, make_dataset, make_training):
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="gelu"), layers.Dropout(0.0)])
     entry = keras.Input((4,))
@@ -170,6 +182,7 @@ REFUSED = {
     "half": (lambda: layers.Dense(4, dtype="mixed_float16"), (4,), "float16.*float32"),
     "dropout in attention": (None, (4, 2), "dropout=0"),
     "own layer": (None, (4,), "Mine.*class of its own"),
+    "embedding of what was computed": (None, (4,), "Embedding.*must read the model's input"),
     "operation": (None, (4,), "operation.*use a layer"),
 }
 
@@ -185,6 +198,8 @@ def refused_model(name):
         x = layers.MultiHeadAttention(1, 2, dropout=0.1)(entry, entry)
     elif name == "own layer":
         x = Mine(4, name="of_mine")(entry)
+    elif name == "embedding of what was computed":
+        x = layers.Embedding(9, 2)(layers.Dense(4)(entry))
     elif name == "operation":
         x = keras.ops.sin(entry)
     else:
