@@ -35,7 +35,7 @@ def _known_aggregator(name: str) -> str:
 
 
 Aggregator = Annotated[str, AfterValidator(_known_aggregator)]
-Algorithm = Literal["dp-fedsgd", "dp-fedavg", "dp-ftrl"]
+Algorithm = Literal["dp-fedsgd", "dp-fedavg", "dp-ftrl", "dp-local"]
 Sampler = Literal["poisson", "poisson-padded", "without-replacement", "shuffle"]
 CanaryMethod = Literal["one-run", "one-run-fdp", "one-run-max", "mean-shift", "per-step"]
 
@@ -123,6 +123,8 @@ class TrainingSection(Section):
     local_epochs: Count = 1
     local_batch_size: Count = 16
     local_learning_rate: Positive = 0.1
+    update_limit: Positive | None = None
+    """dp-local: L2 norm, in units of the weights, to which the server scales longer updates; no privacy rests on it."""
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of sampled clients that fail to answer (simulated, as real fleets do)."""
     checkpoint_every: Count = 10
@@ -139,7 +141,7 @@ class TrainingSection(Section):
     @property
     def protects_clients(self) -> bool:
         """Whether the unit of privacy is the client (else the example)."""
-        return self.algorithm != "dp-fedsgd"
+        return self.algorithm in ("dp-fedavg", "dp-ftrl")
 
     @property
     def unit_rate(self) -> float:
@@ -155,6 +157,33 @@ class TrainingSection(Section):
     def batches_per_pass(self) -> int:
         """Batches that one pass of the sampler `shuffle` is cut into."""
         return max(1, round(1 / self.unit_rate))
+
+    @property
+    def local_steps(self) -> int:
+        """Steps of DP-SGD that a client makes in a round of dp-local, each on a Poisson sample; 0 elsewhere."""
+        return self.local_epochs * self.batches_per_pass if self.algorithm == "dp-local" else 0
+
+    @model_validator(mode="after")
+    def _local_fits(self) -> Self:
+        if self.algorithm != "dp-local":
+            if self.update_limit is not None:
+                raise ValueError("training.update_limit belongs to dp-local; elsewhere clip_norm bounds updates")
+            return self
+        if self.sampler != "poisson":
+            raise ValueError(
+                f"dp-local needs training.sampler = 'poisson', got {self.sampler!r}: every device draws its own local "
+                "batches, which no sampler over all devices can cut, fix or shuffle"
+            )
+        if self.aggregator != "gaussian":
+            raise ValueError(
+                f"dp-local needs training.aggregator = 'gaussian', got {self.aggregator!r}: devices add the noise, "
+                "and the server averages what they send without noise of its own"
+            )
+        if "local_batch_size" in self.model_fields_set:
+            raise ValueError(
+                "dp-local draws its local batches by training.example_sampling_rate; leave local_batch_size out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sampler_fits(self) -> Self:
@@ -344,7 +373,13 @@ class RunConfig(Section):
             )
         if self.training.protects_clients and self.training.example_sampling_rate != 1.0:
             raise ValueError(
-                f"training.example_sampling_rate belongs to dp-fedsgd; leave it out for {self.training.algorithm}"
+                "training.example_sampling_rate belongs to dp-fedsgd and dp-local; leave it out for "
+                f"{self.training.algorithm}"
+            )
+        if self.training.local_steps and self.canaries.family:
+            raise ValueError(
+                "canaries.family needs an algorithm whose noised sum is the server's; with dp-local a device's sums "
+                "stay on it, and only Dirac canaries (canaries.count) can be observed in every local step"
             )
         if not self.training.protects_clients and any(family.examples for family in self.canaries.family):
             raise ValueError("canaries.family.examples belongs to client-level privacy: there a canary is a client")

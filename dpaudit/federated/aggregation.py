@@ -175,6 +175,12 @@ def aggregator_of(
     training: TrainingSection, *, noise_multiplier: float, noise_factor: float = 1.0, expected: float = 1.0
 ) -> Aggregator:
     """Return the aggregator of a configured training: `make_aggregator`, or a tree for dp-ftrl; errors as there."""
+    if training.local_steps:
+        from dpaudit.federated.local_task import DeviceGaussian
+
+        return DeviceGaussian(
+            clip_norm=training.clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor
+        )
     if training.algorithm != "dp-ftrl":
         return make_aggregator(
             training.aggregator,

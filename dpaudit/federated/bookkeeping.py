@@ -230,6 +230,13 @@ def _same_mask_for_all(layer: Any) -> Callable[..., Any]:
     return call
 
 
+def clip_factors(norms: Any, clip_norm: Any) -> Any:
+    """Return min(1, clip_norm / norm) for each norm; 1 for a zero."""
+    import tensorflow as tf
+
+    return clip_norm / tf.maximum(norms, clip_norm)
+
+
 def clipped_sum(parts: list[Part], *, clip_norm: Any, mask: Any = 1.0) -> tuple[Any, Any]:
     """Return the clipped sum (parameters,) and the norms (batch,) of the per-example gradients, in float32.
 
@@ -240,5 +247,5 @@ def clipped_sum(parts: list[Part], *, clip_norm: Any, mask: Any = 1.0) -> tuple[
     import tensorflow as tf
 
     norms = tf.sqrt(tf.add_n([part.squares() for part in parts])) * (1.0 + ROUNDING)
-    factors = mask * clip_norm / tf.maximum(norms, clip_norm)
+    factors = mask * clip_factors(norms, clip_norm)
     return tf.concat([tf.reshape(part.weighted(factors), [-1]) for part in parts], axis=0), norms

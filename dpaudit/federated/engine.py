@@ -204,11 +204,14 @@ class FedAvgEngine:
         return index.reshape(shape), mask.reshape(shape)
 
 
-def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices]:
-    """Return the positions of every client's examples, (K, longest) padded with 0, and how many each has (K,)."""
-    sizes = np.bincount(client)
+def example_table(client: NDArray[np.integer], *, clients: int = 0) -> tuple[NDArray[np.int32], Indices]:
+    """Return the positions of every client's examples, (K, longest) padded with 0, and how many each has (K,).
+
+    K is at least `clients`, should the last of them hold nothing.
+    """
+    sizes = np.bincount(client, minlength=clients)
     order = np.argsort(client, kind="stable").astype(np.int32)
-    table = np.zeros((sizes.size, int(sizes.max())), dtype=np.int32)
+    table = np.zeros((sizes.size, int(sizes.max(initial=0))), dtype=np.int32)
     starts = np.cumsum(sizes) - sizes
     owner = client[order]
     table[owner, np.arange(order.size) - starts[owner]] = order
@@ -217,6 +220,10 @@ def example_table(client: NDArray[np.int32]) -> tuple[NDArray[np.int32], Indices
 
 def make_engine(functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
     """Return the in-process engine of the configured algorithm."""
+    if training.local_steps:
+        from dpaudit.federated.local_engine import LocalDpEngine
+
+        return LocalDpEngine(functions, data, training, root=root)
     if training.protects_clients:
         return FedAvgEngine(functions, data, training, root=root)
     clip_norm = training.clip_norm if training.aggregator == "gaussian" else None

@@ -56,10 +56,10 @@ class Journal:
         """Take charge of a folder that `claim` has accepted."""
         self._out, self._parameters, self._canaries, self._families = out, parameters, canaries, families
 
-    def describe(self, *, clients: int, units: int, rounds: int, slots: int = 0) -> None:
+    def describe(self, *, clients: int, units: int, rounds: int, slots: int = 0, steps: int = 1) -> None:
         """Write what does not change: sizes, the coins (apart), the client of each canary. Idempotent.
 
-        `slots` is 0 where the sampler does not choose among slots.
+        `slots` is 0 where the sampler does not choose among slots; `steps` are lines per round (see `run_files`).
         """
         for folder in ("observations", "coins", "private"):
             (self._out / folder).mkdir(parents=True, exist_ok=True)
@@ -81,13 +81,14 @@ class Journal:
             "parameters": self._parameters,
             "example_level": self._canaries.example_level,
             **({"families": families} if families else {}),
+            **({"steps": steps} if steps > 1 else {}),
         }
         serialize.write_atomic(self._out / files.RUN, serialize.dumps(about))
         self._sizes = {
-            files.OBSERVATIONS: 4 * self._canaries.count,
+            files.OBSERVATIONS: 4 * self._canaries.count * steps,
             files.ELIGIBLE: -(-clients // 8),
-            files.PARTICIPATION: -(-units // 8),
-            files.CANARY_PARTICIPATION: -(-self._canaries.count // 8),
+            files.PARTICIPATION: -(-units // 8) * steps,
+            files.CANARY_PARTICIPATION: -(-self._canaries.count // 8) * steps,
             files.MODEL_NOISE: 8,
             **({files.DRAWN: -(-slots // 8), files.CHOSEN: -(-slots // 8)} if slots else {}),
             **{name: size for sizes in families.values() for name, size in sizes.items()},

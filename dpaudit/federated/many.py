@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.federated import stacked
-from dpaudit.federated.bookkeeping import ROUNDING, replaced
+from dpaudit.federated.bookkeeping import ROUNDING, clip_factors, replaced
 from dpaudit.federated.models import training_flag
 from dpaudit.federated.per_example import map_examples
 
@@ -64,7 +64,7 @@ class ManyModels:
         """Why `clipped_sums` cannot be had for this architecture; None where it can."""
         if self.unstacked is not None:
             return self.unstacked
-        wide = [v.path for v in self._model.layers if len(getattr(v, "input", v.output).shape) != 2 and v.weights]
+        wide = [v.path for v in self._model.layers if v.weights and len(getattr(v, "input", v.output).shape) != 2]
         return f"layers whose inputs are not plain vectors: {', '.join(wide)}" if wide else None
 
     def _parts(self, weights: Any) -> list[Any]:
@@ -126,14 +126,19 @@ class ManyModels:
         """Clip every example's gradient by book-keeping (arXiv:2210.00038) and sum per model."""
         import tensorflow as tf
 
-        models, batch = tf.shape(index)[0], tf.shape(index)[1]
+        positions = tf.reshape(index, [-1])
+        return self.trace_clipped_sums(weights, tf.gather(x, positions), tf.gather(y, positions), mask, clip_norm)
+
+    def trace_clipped_sums(self, weights: Any, examples: Any, labels: Any, mask: Any, clip_norm: Any) -> Any:
+        """Trace clipped sums and norms where `examples` (M x batch, ...) of all models have been gathered already."""
+        import tensorflow as tf
+
+        models, batch = tf.shape(mask)[0], tf.shape(mask)[1]
         parts = self._parts(weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with stacked.stacked(self._model, parts), _tapped(self._model, tape) as taps:
-                logits = self._model.stateless_call(
-                    [p[0] for p in parts], self._fixed, tf.gather(x, tf.reshape(index, [-1])), training=True
-                )[0]
-            labels = tf.gather(y, tf.reshape(index, [-1]))
+                flag = training_flag(self._model, True)
+                logits = self._model.stateless_call([p[0] for p in parts], self._fixed, examples, **flag)[0]
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
             loss = tf.reduce_sum(losses * tf.reshape(mask, [-1]))
         gradients = tape.gradient(loss, [output for _, _, output in taps])
@@ -148,7 +153,7 @@ class ManyModels:
             for (layer, inputs, _), g in found
         ]
         norms = tf.reshape(tf.sqrt(tf.add_n(squares)) * (1.0 + ROUNDING), [models, batch])
-        factors = tf.reshape(clip_norm / tf.maximum(norms, clip_norm), [-1, 1])
+        factors = tf.reshape(clip_factors(norms, clip_norm), [-1, 1])
         sums: dict[int, Any] = {}
         for (layer, inputs, _), g in found:
             by_model = tf.reshape(g * factors, [models, batch, g.shape[1]])

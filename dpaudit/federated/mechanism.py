@@ -11,6 +11,11 @@ knows the other examples of the client and can see, from their effect on the rel
 client took part. Given that, the example's own coin is the only secret: q amplifies, p does not. All that p buys
 is that the event happens in a share p of the rounds, which everybody may know: `PubliclySampled`.
 
+**dp-local** (unit: example). A client joins with probability p, a public coin as above, and then makes S local steps
+of DP-SGD, each on a Poisson sample of its examples at rate q with noise of its own: S Poisson-sampled Gaussians, one
+after the other, in the rounds of the client. Every local iterate counts as released. An example lives in one client,
+so that the others cost it nothing.
+
 **dp-ftrl** (unit: client). Noise of a binary tree over the rounds of one pass (Kairouz et al., arXiv:2103.00039):
 `TreeAggregation`, without any credit for sampling.
 
@@ -53,10 +58,16 @@ def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -
         return events.SampledWithoutReplacement(population=slots, sample_size=size, event=event)
     if training.sampler == "poisson-padded":
         return _truncated(training, event, _known(slots))
-    inner = _poisson(training.unit_rate, event)
+    inner = in_client(training, event)
     if training.protects_clients or training.client_sampling_rate == 1.0:
         return inner
     return events.PubliclySampled(sampling_rate=training.client_sampling_rate, event=inner)
+
+
+def in_client(training: TrainingSection, event: events.Event) -> events.Event:
+    """Return what a round costs an example whose client takes part, or a client: a Poisson sample, or S local ones."""
+    step = _poisson(training.unit_rate, event)
+    return step if training.local_steps <= 1 else events.SelfComposed(event=step, count=training.local_steps)
 
 
 def _known(slots: int) -> int:
@@ -95,7 +106,8 @@ def round_event(training: TrainingSection, noise_multiplier: float, *, slots: in
     """Return the event of `rounds_per_event` rounds whose noise on the sum has `noise_multiplier` times the clip norm.
 
     dp-fedsgd: `PubliclySampled(p, PoissonSampled(q, Gaussian(z)))`; dp-fedavg: `PoissonSampled(p, Gaussian(z))`;
-    dp-ftrl: one tree. Dropouts are not counted as sampling: whether a device answers is not a secret coin of ours.
+    dp-local: `PubliclySampled(p, SelfComposed(PoissonSampled(q, Gaussian(z)), S))`; dp-ftrl: one tree. Dropouts are not
+    counted as sampling: whether a device answers is not a secret coin of ours.
     """
     if training.algorithm == "dp-ftrl":
         return events.TreeAggregation(noise_multiplier=noise_multiplier, steps=(training.batches_per_pass,))

@@ -26,6 +26,7 @@ from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.partition import renumber
 from dpaudit.federated.sampling import Cohort, Population
 from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.silo_server import make_server
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Unit
 
@@ -71,8 +72,8 @@ def _server(
 ) -> Server:  # fmt: skip
     """Return the server of one reference model: that of the run, without canaries and without files.
 
-    Noise comes from our own aggregator (a Gaussian sum, or the tree of dp-ftrl) with the run's clip norm, whoever
-    aggregates the run itself.
+    Noise comes from our own aggregator (a Gaussian sum, the tree of dp-ftrl, the devices of dp-local) with the run's
+    clip norm, whoever aggregates the run itself.
     """
     training, owner = config.training, np.asarray(data.client)
     own = training.model_copy(update={"aggregator": "gaussian"})
@@ -84,7 +85,7 @@ def _server(
         root=root,
         direction=direction,
     )
-    return Server(
+    return make_server(
         plan,
         aggregator=aggregator_of(own, noise_multiplier=noise_multiplier),
         optimizer=make_optimizer(training),

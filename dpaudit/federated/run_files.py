@@ -4,6 +4,7 @@
     run.json                           sizes and plan, written before the first round
     observations/canaries.f32          per round: the noisy sum on each canary's coordinate, in clip norms
     observations/eligible.bits         per round: the clients that answered
+                                       (with dp-local the other lines are per local step of a round)
     observations/canary_client.npy     the client of each canary
     coins/coins.npz                    which canaries are in; nothing else may read it before scores exist
     private/                           readable by the owner only: root seed, checkpoint, who was sampled
@@ -43,6 +44,7 @@ DRAWN = "private/drawn.bits"
 CHOSEN = "private/chosen.bits"
 DRAWS = "private/draws.i32"
 MODEL_NOISE = "private/model_noise.f64"
+CLIENT_NOISE = "private/client_noise.f64"
 MARKERS = (ROOT, LEDGER, RUN, RESULT, MODEL, COINS)
 
 
@@ -52,8 +54,10 @@ class TrainingRun:
 
     `observations` float32 (rounds_done, m) is read from disk as it is used. `eligible` (rounds_done, clients) says
     which clients answered. `canary_client` (m,) is the client that holds each canary; for client-level privacy its
-    own id, clients + j. `families` are the names of the canary families. `holdout_accuracy` is None until the run is
-    complete. `noise_draws` counts the different (round, attempt) pairs for which noise was drawn.
+    own id, clients + j. `families` are the names of the canary families. With dp-local a round has `steps` lines of
+    observations, one for each local step (else 1), which hold 0 where the canary's client was not there.
+    `holdout_accuracy` is None until the run is complete. `noise_draws` counts the different (round, attempt) pairs for
+    which noise was drawn.
     """
 
     out: Path
@@ -71,11 +75,16 @@ class TrainingRun:
     noise_draws: int
     complete: bool
     families: tuple[str, ...] = ()
+    steps: int = 1
+
+    def step_eligible(self) -> Bools:
+        """Return (rounds_done x steps, clients): the clients that answered, once for each local step."""
+        return np.repeat(self.eligible, self.steps, axis=0)
 
     def canary_eligible(self) -> Bools:
-        """Return (rounds_done, m): could this canary have taken part? A canary client can always."""
+        """Return (rounds_done x steps, m): could this canary have taken part? A canary client can always."""
         if self.example_level:
-            return np.asarray(self.eligible[:, self.canary_client])
+            return np.asarray(self.step_eligible()[:, self.canary_client])
         return np.ones((self.rounds_done, self.canary_client.size), dtype=np.bool_)
 
 
@@ -121,17 +130,22 @@ def _rounds_in(path: Path, bytes_per_round: int, *, otherwise: int) -> int:
     return path.stat().st_size // bytes_per_round if path.is_file() else 0
 
 
+def steps_in(description: dict[str, Any]) -> int:
+    """Return how many lines a round has: its local steps with dp-local, else 1."""
+    return int(description.get("steps", 1))
+
+
 def rounds_on_disk(out: Path, description: dict[str, Any]) -> int:
     """Return how many whole rounds all observation files hold."""
     planned, canaries = int(description["rounds"]), int(description["canaries"])
-    slots = int(description.get("slots", 0))
+    slots, steps = int(description.get("slots", 0)), steps_in(description)
     chosen = [(name, bytes_of_bits(slots)) for name in (DRAWN, CHOSEN) if slots]
     sizes = [
         *chosen,
-        (OBSERVATIONS, 4 * canaries),
+        (OBSERVATIONS, 4 * canaries * steps),
         (ELIGIBLE, bytes_of_bits(int(description["clients"]))),
-        (PARTICIPATION, bytes_of_bits(int(description["units"]))),
-        (CANARY_PARTICIPATION, bytes_of_bits(canaries)),
+        (PARTICIPATION, bytes_of_bits(int(description["units"])) * steps),
+        (CANARY_PARTICIPATION, bytes_of_bits(canaries) * steps),
         *(line for lines in description.get("families", {}).values() for line in lines.items()),
     ]
     return min(_rounds_in(out / name, size, otherwise=planned) for name, size in sizes)
@@ -172,13 +186,14 @@ def open_run(out: Path) -> TrainingRun:
         example_level=bool(about["example_level"]),
         ledger=out / LEDGER,
         model=out / MODEL,
-        observations=_observations(out / OBSERVATIONS, rounds, canaries),
+        observations=_observations(out / OBSERVATIONS, rounds * steps_in(about), canaries),
         eligible=read_bits(out / ELIGIBLE, int(about["clients"]), rounds),
         canary_client=holders.astype(np.int64),
         holdout_accuracy=None if result is None else result["holdout_accuracy"],
         noise_draws=_distinct_draws(out / DRAWS),
         complete=result is not None,
         families=tuple(about.get("families", ())),
+        steps=steps_in(about),
     )
 
 
@@ -192,15 +207,16 @@ def load_coins(out: Path) -> Bools:
 
 
 def load_participation(out: Path) -> Bools:
-    """Return (rounds_done, units) which units contributed, for the check of the sampler."""
+    """Return (rounds_done x steps, units) which units contributed, for the check of the sampler."""
     about = _description(out)
-    return read_bits(out / PARTICIPATION, int(about["units"]), rounds_on_disk(out, about))
+    return read_bits(out / PARTICIPATION, int(about["units"]), rounds_on_disk(out, about) * steps_in(about))
 
 
 def load_canary_participation(out: Path) -> Bools:
-    """Return (rounds_done, m) which canaries contributed (coin in and sampled)."""
+    """Return (rounds_done x steps, m) which canaries contributed (coin in and sampled)."""
     about = _description(out)
-    return read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds_on_disk(out, about))
+    rounds = rounds_on_disk(out, about) * steps_in(about)
+    return read_bits(out / CANARY_PARTICIPATION, int(about["canaries"]), rounds)
 
 
 def load_slots(out: Path) -> tuple[Bools, Bools] | None:
@@ -225,6 +241,20 @@ def load_model_noise(out: Path) -> tuple[NDArray[np.float64], int]:
     if squares.size != rounds:
         raise DataError(f"{path} holds fewer than {rounds} rounds; the run's files do not belong together.")
     return squares, int(about["parameters"])
+
+
+def load_client_noise(out: Path) -> NDArray[np.float64]:
+    """Return (rounds_done, clients), with dp-local: the sum of squares of the noise in each client's update.
+
+    Over all steps and the model's coordinates, in clip norms and per step; NaN where no update was accepted.
+    """
+    about = _description(out)
+    shape = rounds_on_disk(out, about), int(about["clients"])
+    path = out / CLIENT_NOISE
+    squares = np.fromfile(path, dtype="<f8", count=shape[0] * shape[1]) if path.is_file() else np.zeros(0)
+    if squares.size != shape[0] * shape[1]:
+        raise DataError(f"{path} holds fewer than {shape[0]} rounds; the run's files do not belong together.")
+    return squares.reshape(shape)
 
 
 def predict_logits(model_path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -47,7 +47,8 @@ class Cohort:
 
     `sampled` and `answered` are (clients,) masks: chosen by the sampler, and those of them that did not drop out.
     `units` are the positions of the protected units whose contributions are wanted: examples of answering clients,
-    or the answering clients themselves. `draw` is None for `poisson`, where canaries have coins of their own.
+    or the answering clients themselves (also with dp-local, where clients draw their examples on their own). `draw` is
+    None for `poisson`, where canaries have coins of their own.
     """
 
     number: int
@@ -81,7 +82,7 @@ def draw(training: TrainingSection, population: Population, *, root: int, number
     chance = _rng.stream(root, "cohort", number).random(population.clients)
     sampled = chance < training.client_sampling_rate
     answered = sampled & ~fails
-    if population.client_of is None:
+    if population.client_of is None or training.local_steps:
         return Cohort(number=number, sampled=sampled, answered=answered, units=np.flatnonzero(answered))
     coins = _rng.stream(root, "examples", number).random(population.units) < training.example_sampling_rate
     units = np.flatnonzero(coins & answered[population.client_of])
@@ -143,9 +144,13 @@ def largest_cohort(training: TrainingSection, population: Population, *, canarie
 def expected_contributions(training: TrainingSection, population: Population) -> float:
     """Return the expected number of sampled units per round before drop-outs: the fixed, public denominator.
 
+    With dp-local it is the expected number of clients, whose updates the server averages.
+
     Never the realised number: dividing by it would make the noise depend on the secret sample. The number of units
     is taken as public (it is in the ledger's header).
     """
+    if training.local_steps:
+        return training.client_sampling_rate * population.clients
     if training.sampler == "shuffle":
         return population.units / training.batches_per_pass
     if training.sampler == "without-replacement":

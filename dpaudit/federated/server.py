@@ -210,10 +210,10 @@ class Server:
         if sent != block.units.size:
             return self._left_out(block, f"{sent} contributions for {block.units.size} units")
         if isinstance(block, Block):
-            invited, strangers = _invited(block, cohort, arrived)
+            invited, strangers = only_invited(block, cohort, arrived)
             total, accepted, unfit = self._summed(invited)
             return total, accepted, [*strangers, *unfit]
-        _, strangers = _invited(Block(units=block.units, rows=block.norms[:, None]), cohort, arrived)
+        _, strangers = only_invited(Block(units=block.units, rows=block.norms[:, None]), cohort, arrived)
         if not strangers:
             return self._summed(block)
         return self._left_out(block, f"summed with unit {strangers[0].unit}: {strangers[0].reason}")
@@ -352,7 +352,7 @@ class Server:
         return collected, release
 
 
-def _invited(block: Block, cohort: Cohort, arrived: NDArray[np.bool_]) -> tuple[Block, list[Rejected]]:
+def only_invited(block: Block, cohort: Cohort, arrived: NDArray[np.bool_]) -> tuple[Block, list[Rejected]]:
     """Return the part of a block that comes from units of the cohort for the first time; mark them as arrived."""
     member = np.zeros(arrived.size, dtype=np.bool_)
     member[cohort.units] = True

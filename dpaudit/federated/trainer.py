@@ -26,6 +26,8 @@ from dpaudit.federated.run_files import MODEL, RESULT
 from dpaudit.federated.sampling import Population, expected_contributions
 from dpaudit.federated.sampling import header as sampler_header
 from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.silo_journal import SiloJournal
+from dpaudit.federated.silo_server import local_divisor, make_server
 from dpaudit.records import Unit
 
 Watch = Callable[[int, NDArray[np.float64]], None]
@@ -81,6 +83,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "noise_stddev": aggregator.noise_stddev,
         **sum_noise(aggregator, training.clip_norm),
         "denominator": plan.denominator,
+        **({"local_steps": training.local_steps, "local_divisor": local_divisor(plan)} if training.local_steps else {}),
         "units": plan.population.units,
         "clients": plan.population.clients,
         "canaries": plan.canaries.count,
@@ -173,13 +176,17 @@ def train(
         training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction,
         families=families,
     )  # fmt: skip
-    journal = Journal(out, parameters=runner.parameters, canaries=fakes, families=families)
+    kind = SiloJournal if config.training.local_steps else Journal
+    journal = kind(out, parameters=runner.parameters, canaries=fakes, families=families)
     facts = {**ledger_facts, "noise_multiplier": noise_multiplier, "engine": runner.name}
     facts["clipping_path"] = runner.clipping_path
     ledger = journal.open_ledger({**facts, **_header(config, data, plan, aggregator)})
     slots = 0 if config.training.sampler == "poisson" else plan.slots
-    journal.describe(clients=population.clients, units=population.units, rounds=config.training.rounds, slots=slots)
-    server = Server(
+    journal.describe(
+        clients=population.clients, units=population.units, rounds=config.training.rounds, slots=slots,
+        steps=max(1, config.training.local_steps),
+    )  # fmt: skip
+    server = make_server(
         plan,
         aggregator=aggregator,
         optimizer=make_optimizer(config.training),

@@ -12,12 +12,13 @@ from dpaudit.federated.canary_log import FamilyView, family_coins, family_partic
 from dpaudit.federated.run_files import (
     TrainingRun,
     load_canary_participation,
+    load_client_noise,
     load_coins,
     load_model_noise,
     load_slots,
 )
 from dpaudit.ledger import PrivacyLedger
-from dpaudit.pipeline import canary_audit, checks, per_step
+from dpaudit.pipeline import canary_audit, checks, local_checks, per_step
 from dpaudit.pipeline.design import Design
 from dpaudit.pipeline.family_audit import audit_family
 from dpaudit.pipeline.releases import releases_of
@@ -82,12 +83,19 @@ def _audit_dirac(
     found.bounds += canary_audit.lower_bounds(config, canary_audit.join(scores, coins), root=root)
     found.powers += canary_audit.power(config, design, view, root=root, **simulation)
     if per_step.METHOD in config.audit.methods:
-        present, slots = releases.present, design.slots
-        found.bounds.append(per_step.lower_bound(config, view.observations, present, root=root, slots=slots))
+        slots, released = design.slots, releases.released
+        values, present = np.asarray(releases.observations)[released], releases.present[released]
+        found.bounds.append(per_step.lower_bound(config, values, present, root=root, slots=slots))
         found.powers.append(per_step.power(config, present, root=root, slots=slots, **simulation))
     found.scores[DIRAC], found.coins[DIRAC_COINS] = scores, coins
-    more = None if np.all(releases.inflation == 1) else releases.inflation
     of_model = (squares[releases.plain], parameters)
+    if releases.partial:
+        found.checks += local_checks.check_noise(
+            ledger, releases, coins, run.canary_client, client_noise=load_client_noise(run.out), model_noise=of_model,
+            promised=checks.promised_noise(ledger), significance=checks.NOISE_SHARE,
+        )  # fmt: skip
+        return
+    more = None if np.all(releases.inflation == 1) else releases.inflation
     found.checks += checks.check_noise(ledger, view, coins, releases.present, of_model, more)
 
 

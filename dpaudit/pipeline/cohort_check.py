@@ -12,6 +12,7 @@ from dpaudit.errors import DpauditError
 from dpaudit.federated import clients, engine, models
 from dpaudit.federated.clipping import Block, ClippedSum
 from dpaudit.federated.data import Dataset, FederatedData
+from dpaudit.federated.local_engine import LocalDpEngine
 from dpaudit.federated.sampling import Cohort
 from dpaudit.records import CheckResult, Status, Unit
 
@@ -36,6 +37,8 @@ def check_cohorts(
 
         def contributions(known: Dataset, units: Units) -> NDArray[np.float64]:
             runner = engine.make_engine(functions, known, training, root=root)
+            if isinstance(runner, LocalDpEngine):
+                return runner.clipped_sum(weights, units, clip_norm=training.clip_norm)
             nobody = np.zeros(data.clients, dtype=np.bool_)
             blocks = runner.run_cohort(weights, Cohort(number=0, sampled=nobody, answered=nobody, units=units))
             parts = [_total(block) for block in blocks if isinstance(block, Block | ClippedSum)]

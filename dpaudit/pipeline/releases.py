@@ -1,5 +1,8 @@
 """Rounds as the canary audit reads them: independent noisy sums, with who could be in each and who was.
 
+With dp-local every local step is such a sum, of one client each: a canary's line holds nothing where its client was not
+there.
+
 With a noise draw per round a round is such a sum as it stands. The rounds of a tree (dp-ftrl) share noise; from the
 sums over a tree's rounds follows one sum per node with noise of its own, which is a sum over a block of rounds.
 """
@@ -28,7 +31,8 @@ class Releases:
 
     `eligible` is what everybody may know: whether the canary could be in this sum. `plain` (rounds,) marks the rounds
     whose noise is one fresh draw (all, but for trees, and for rounds that released nothing). `inflation` (releases,) is
-    the noise that a release had by the ledger over what was promised: above 1 where more shares of it came.
+    the noise that a release had by the ledger over what was promised: above 1 where more shares of it came. `partial`:
+    there is a sum only where the canary was eligible (dp-local).
     """
 
     observations: Floats
@@ -36,6 +40,12 @@ class Releases:
     present: Bools
     plain: Bools
     inflation: NDArray[np.float64]
+    partial: bool = False
+
+    @property
+    def released(self) -> Bools:
+        """Return which observations are of a noised sum, (releases, m)."""
+        return self.eligible if self.partial else np.ones_like(self.eligible)
 
 
 def tree_starts(ledger: PrivacyLedger, rounds: int) -> Ints:
@@ -81,6 +91,11 @@ def releases_of(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, pres
     if config.training.algorithm != "dp-ftrl":
         inflation = noise_inflation(ledger, run.rounds_done)
         shown = ~np.isnan(inflation)
+        if config.training.local_steps:
+            return Releases(
+                observations=run.observations, eligible=eligible, present=present, plain=shown,
+                inflation=np.repeat(inflation, run.steps), partial=True,
+            )  # fmt: skip
         if shown.all():
             return Releases(
                 observations=run.observations, eligible=eligible, present=present, plain=shown, inflation=inflation

@@ -6,6 +6,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
 from dpaudit.fanout import Executor, open_executor
@@ -18,6 +21,7 @@ from dpaudit.pipeline import (
     cohort_check,
     engines,
     environment,
+    local_checks,
     membership,
     provenance,
     step_check,
@@ -158,16 +162,23 @@ def _audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Re
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
 
 
-def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
-    run, participation = trained.run, load_participation(trained.workspace.out)
-    sampling = checks.check_sampling(
-        trained.config,
+def _check_sampling(trained: Trained, participation: NDArray[np.bool_]) -> list[CheckResult]:
+    config, run, owner = trained.config, trained.run, client_ids(trained.data)
+    if config.training.local_steps:
+        return local_checks.check_sampling(config, run, participation, owner, significance=checks.SAMPLING_SHARE)
+    return checks.check_sampling(
+        config,
         eligible=run.eligible,
         participation=participation,
-        client_of=client_ids(trained.data),
+        client_of=owner,
         slots=load_slots(trained.workspace.out),
         root=trained.workspace.root,
     )
+
+
+def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
+    run, participation = trained.run, load_participation(trained.workspace.out)
+    sampling = _check_sampling(trained, participation)
     replayed = cohort_check.check_cohorts(trained.config, trained.data, participation, root=trained.workspace.root)
 
     def test_step(settings: RunConfig) -> list[CheckResult]:
@@ -204,6 +215,7 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "example_sampling_rate": config.training.example_sampling_rate,
         "clip_norm": config.training.clip_norm,
         "noise_multiplier": trained.design.noise_multiplier,
+        **({"local_steps": config.training.local_steps} if config.training.local_steps else {}),
         "noise_draws": trained.run.noise_draws,
         "noise_factor_planted": config.demonstration.noise_factor,
         "ledger_digest": digest,

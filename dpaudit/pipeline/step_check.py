@@ -2,7 +2,8 @@
 
 Canaries in coordinates of their own cannot see a fault that touches the model's coordinates alone. A few executions of
 one round can: everybody takes part, the population (and with it the denominator) is fixed, and units are added that
-provoke the clip. What is compared is what leaves the server: the new weights.
+provoke the clip. What is compared is what leaves the server: the new weights. With dp-local it is one local step of one
+client, whose update the server adopts.
 
 The test reads noise and contributions off the weights, which works where the server's optimizer is affine in its first
 step: SGD with momentum. Adam divides by the size of its argument; it is given nothing but the noised mean, so that in
@@ -25,10 +26,12 @@ from dpaudit.federated.aggregation import aggregator_of
 from dpaudit.federated.canaries import make_canaries
 from dpaudit.federated.clipping import Block
 from dpaudit.federated.data import Dataset, FederatedData
+from dpaudit.federated.local_engine import LocalDpEngine
 from dpaudit.federated.optimizers import ServerOptimizer, Sgd, make_optimizer
 from dpaudit.federated.quantisation import INFLATION
 from dpaudit.federated.sampling import Cohort, Population, expected_contributions
-from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.server import Plan
+from dpaudit.federated.silo_server import make_server
 from dpaudit.federated.trainer import population_of
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import CheckResult, Status, Unit
@@ -41,6 +44,7 @@ ROOM = 4 * UNITS
 _PER_CLIENT = 40
 Batch = tuple[NDArray[Any], ...]
 _EVERYBODY = {"sampler": "poisson", "cohort_limit": None}
+_ONE_LOCAL_STEP = {"local_epochs": 1, "update_limit": None}
 
 
 def _ordinary_batch(config: RunConfig, data: FederatedData) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -73,6 +77,8 @@ def _with_everybody(config: RunConfig) -> RunConfig:
     rates: dict[str, object] = {"client_sampling_rate": 1.0, "dropout_rate": 0.0}
     if config.training.algorithm != "dp-ftrl":
         rates |= {"example_sampling_rate": 1.0, **_EVERYBODY}
+    if config.training.local_steps:
+        rates |= _ONE_LOCAL_STEP
     if config.training.aggregator not in DISTRIBUTED_NOISE:
         return config.model_copy(update={"training": config.training.model_copy(update=rates)})
     training = config.training.model_copy(update={**rates, "minimum_contributions": ROOM})
@@ -101,13 +107,13 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
 
     def rounds(batches: Sequence[Batch], seed: int) -> list[Any]:
         """Run rounds 0, 1, ... on these batches, each from the initial weights; only the aggregator's state goes on."""
-        server = Server(
+        server = make_server(
             Plan(
                 training=everybody,
                 population=population,
                 canaries=make_canaries(whole.canaries, population, root=seed),
                 root=seed,
-                direction=1.0 if example_level else -1.0,
+                direction=-1.0 if everybody.local_steps or not example_level else 1.0,
             ),
             aggregator=aggregator,
             optimizer=_affine_optimizer(config),
@@ -116,15 +122,19 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
         )
         for number, batch in enumerate(batches):
             server.weights, server.optimizer = initial.copy(), _affine_optimizer(config)
-            server.run_round(number, partial(contributions, batch))
+            server.run_round(number, partial(contributions, batch, seed))
         return [server.weights]
 
-    def contributions(batch: Batch, weights: NDArray[np.float64], cohort: Cohort) -> Iterator[Any]:
+    def contributions(batch: Batch, seed: int, weights: NDArray[np.float64], cohort: Cohort) -> Iterator[Any]:
         # The engine's own randomness (order of local data) is the server's affair no more than its weights are: it
-        # keeps the run's root, so that only the noise changes with the seed.
-        count = len(batch[0])
-        if count:
-            runner = engine.make_engine(functions, _dataset(config, batch, classes), everybody, root=root)
+        # keeps the run's root, so that only the noise changes with the seed, also where devices draw it.
+        count, known = len(batch[0]), _dataset(config, batch, classes)
+        if everybody.local_steps:
+            yield from LocalDpEngine(functions, known, everybody, root=root, noise_root=seed).run_cohort(
+                weights, cohort
+            )
+        elif count:
+            runner = engine.make_engine(functions, known, everybody, root=root)
             yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
         if shares:  # a place that is empty sends zeros, with its share
             yield Block(units=np.arange(count, ROOM), rows=np.zeros((ROOM - count, weights.size), np.float32))

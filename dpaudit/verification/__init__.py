@@ -20,6 +20,8 @@ from dpaudit.verification.noise import check_noise_scale as check_noise_scale
 from dpaudit.verification.noise import check_noise_shape as check_noise_shape
 from dpaudit.verification.noise_overlap import check_noise_overlap as check_noise_overlap
 from dpaudit.verification.noise_rounds import check_noise_rounds as check_noise_rounds
+from dpaudit.verification.noise_shared import check_noise_shared as check_noise_shared
+from dpaudit.verification.noise_spread import check_noise_spread as check_noise_spread
 from dpaudit.verification.sampler_claims import check_sampler as check_sampler
 from dpaudit.verification.sampler_claims import claimed_sampler as claimed_sampler
 from dpaudit.verification.sampling import check_counts as check_counts

@@ -15,6 +15,7 @@ from dpaudit.records import CheckResult, Status
 from dpaudit.verification._results import Z_DETECTION, check_level, inconclusive, not_finite
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _FEWEST = 16
 """Coordinates that two rounds must share at an offset, for their cosine to be looked at."""
@@ -41,7 +42,8 @@ def check_noise_overlap(
 
     Args:
         noise: noise values by round, shape (rounds, coordinates), in the order of the noise vector.
-        used: coordinates that hold nothing but noise, bool of shape (coordinates,); None: all.
+        used: coordinates that hold nothing but noise, bool of shape (coordinates,), or one row for each round,
+            (rounds, coordinates); None: all.
         significance: false-alarm probability of this check.
 
     Returns:
@@ -57,13 +59,14 @@ def check_noise_overlap(
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
         raise DataError(f"noise must be numbers of shape (rounds, coordinates); got {rows.dtype} {rows.shape}.")
     mask = np.ones(rows.shape[1], dtype=np.bool_) if used is None else np.asarray(used, dtype=np.bool_)
-    if mask.shape != (rows.shape[1],):
+    if mask.shape not in ((rows.shape[1],), rows.shape):
         raise DataError(f"used must have one value per coordinate, {rows.shape[1]}; got shape {mask.shape}.")
-    rounds, k = rows.shape[0], int(mask.sum())
+    rounds, k = rows.shape[0], int(np.median(mask.sum(axis=-1)))
     if rounds < 2 or k < 4 * _FEWEST:
         reason = f"needs at least 2 rounds of {4 * _FEWEST} coordinates; got {rounds} of {k}."
         return inconclusive(check, reason, significance=significance, n=rounds)
-    failed = not_finite(check, "noise", rows[:, mask].reshape(-1), significance=significance, refuted=refuted)
+    looked_at = rows[np.broadcast_to(mask, rows.shape)]
+    failed = not_finite(check, "noise", looked_at, significance=significance, refuted=refuted)
     if failed is not None:
         return failed
     pairs = _pairs(rounds, rows.shape[1])
@@ -88,28 +91,41 @@ def _most_alike(rows: NDArray[np.number], mask: NDArray[np.bool_], pairs: list[t
     size = 1 << (2 * width - 1).bit_length()
     values = np.where(mask, rows, 0).astype(np.float64)
     values /= np.linalg.norm(values, axis=1, keepdims=True).clip(1e-300)
+    spectra, energy = np.fft.rfft(values, size), np.fft.rfft(values**2, size)
     here = np.fft.rfft(mask.astype(np.float64), size)
+    one_mask = mask.ndim == 1
 
     def correlate(a: NDArray[np.complex128], b: NDArray[np.complex128]) -> Floats:
         """sum_i a_i b_(i + shift), for shifts 0..size-1 modulo size."""
         return np.asarray(np.fft.irfft(np.conj(a) * b, size))
 
-    shared = np.rint(correlate(here, here)).astype(np.int64)
-    looked = shared >= _FEWEST
-    looked[0] = False  # no shift at all is `check_noise_reuse`
-    spectra = np.fft.rfft(values, size)
-    energy = np.fft.rfft(values**2, size)
-    before = np.stack([correlate(one, here) for one in energy]).clip(1e-150)  # of the shared part, first round
-    after = np.stack([correlate(here, one) for one in energy]).clip(1e-150)
-    worst = _Worst(2.0, 0.0, (0, 1), 0)
+    def overlap(one: NDArray[np.complex128], other: NDArray[np.complex128]) -> tuple[NDArray[np.int64], Bools]:
+        """Return how many coordinates two rounds share at each shift, and which shifts are looked at."""
+        shared = np.rint(correlate(one, other)).astype(np.int64)
+        looked = shared >= _FEWEST
+        looked[0] = False  # no shift at all is `check_noise_reuse`
+        return shared, looked
+
+    if one_mask:
+        shared, looked = overlap(here, here)
+        before = np.stack([correlate(one, here) for one in energy]).clip(1e-150)  # of the shared part, first round
+        after = np.stack([correlate(here, one) for one in energy]).clip(1e-150)
+    worst, tests = _Worst(2.0, 0.0, (0, 1), 0), 0
     for first, second in pairs:
-        cosine = correlate(spectra[first], spectra[second]) / np.sqrt(before[first] * after[second])
+        if one_mask:
+            sizes = before[first] * after[second]
+        else:
+            shared, looked = overlap(here[first], here[second])
+            sizes = correlate(energy[first], here[second]).clip(1e-150)
+            sizes *= correlate(here[first], energy[second]).clip(1e-150)
+        tests += int(looked.sum())
+        cosine = correlate(spectra[first], spectra[second]) / np.sqrt(sizes)
         for shift in np.flatnonzero(looked & (np.abs(cosine) * np.sqrt(shared.clip(1)) > _SUSPICIOUS)):
             alike = min(1.0, abs(float(cosine[shift])))
             p_value = float(betainc((shared[shift] - 1) / 2, 0.5, 1 - alike**2))
             if p_value < worst.p_value:
                 worst = _Worst(p_value, alike, (first, second), int(shift if shift < size / 2 else shift - size))
-    return worst, len(pairs) * int(looked.sum())
+    return worst, tests
 
 
 def _result(

@@ -73,6 +73,14 @@ SHAPES = {
         "canaries": 1000,
         "rates": "client_sampling_rate = 0.3",
     },
+    "local": {
+        "unit": "example",
+        "algorithm": "dp-local",
+        "clients": 12,
+        "rounds": 15,
+        "canaries": 1000,
+        "rates": "client_sampling_rate = 0.6\nexample_sampling_rate = 0.25\nlocal_learning_rate = 0.5",
+    },
 }
 
 Run = Callable[..., pipeline.Outcome]

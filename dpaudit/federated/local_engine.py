@@ -1,0 +1,169 @@
+"""The clients of dp-local in this process: local batches, local noise, and many clients in one graph."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit.config import TrainingSection
+from dpaudit.errors import UsageError
+from dpaudit.federated.canaries import Canaries
+from dpaudit.federated.clients import ClientFunctions
+from dpaudit.federated.data import Dataset
+from dpaudit.federated.engine import chunks, round_seeds
+from dpaudit.federated.local_dp import LocalDpFunctions, LocalResult, LocalSettings, LocalWork
+from dpaudit.federated.local_noise import device_noise
+from dpaudit.federated.local_sampling import Holdings, LocalBatches, draw_batches, packed
+from dpaudit.federated.local_task import LocalBlock, LocalTask
+from dpaudit.federated.sampling import Cohort
+
+Vector = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class LocalDpEngine:
+    """Local steps of DP-SGD on every client of the cohort; the contribution is local minus global weights."""
+
+    name, direction = "in-process", -1.0
+
+    def __init__(
+        self,
+        functions: ClientFunctions,
+        data: Dataset,
+        training: TrainingSection,
+        *,
+        root: int,
+        noise_root: int | None = None,
+    ) -> None:
+        """Place the data once, behind them one example of zeros to pad with; units are client ids of `data.client`.
+
+        `noise_root` is the root of the noise, if it is another one: for tests of a step, which change nothing else.
+        """
+        import tensorflow as tf
+
+        del training  # what clients are to do comes with every task
+        self._root, self._noise_root = root, root if noise_root is None else noise_root
+        self._local = LocalDpFunctions(functions, data.x.shape[1:])
+        self._padding = len(data.y)
+        x = np.concatenate([data.x, np.zeros((1, *data.x.shape[1:]), data.x.dtype)])
+        y = np.concatenate([data.y, np.zeros(1, data.y.dtype)])
+        self._x: Any = x if self._local.by_hand else tf.constant(x)
+        self._y: Any = y if self._local.by_hand else tf.constant(y)
+        self._holdings = Holdings.of(np.asarray(data.client), clients=1)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return self._local.parameters
+
+    @property
+    def clipping_path(self) -> str:
+        """Where and how examples are clipped."""
+        return self._local.path
+
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[LocalBlock]:
+        """Yield what the clients did; nothing for an empty cohort.
+
+        Raises: UsageError for a cohort that is no `LocalTask`: clients must be told the noise that they add.
+        """
+        if not isinstance(cohort, LocalTask):
+            raise UsageError("dp-local is run by the server of dpaudit.federated.silo_server, which tells clients all.")
+        fakes = Holdings.of(cohort.canaries.client, clients=self._holdings.sizes.size)
+        wide = self.parameters + fakes.table.shape[1]
+        each = 4 * (3 * cohort.steps * wide + 6 * self.parameters) + 8 * cohort.steps * self._holdings.table.shape[1]
+        for units in chunks(cohort.units, each):
+            yield self._run(weights, cohort, units, fakes)
+
+    def _run(self, weights: Vector, task: LocalTask, units: Indices, fakes: Holdings) -> LocalBlock:
+        batches = draw_batches(
+            self._root, task.number, task.attempt, units, rate=task.rate, steps=task.steps, examples=self._holdings,
+            canaries=fakes,
+        )  # fmt: skip
+        index, mask, members = packed(batches, self._holdings, padding=self._padding)
+        inside = batches.canaries & task.canaries.coins[fakes.table[units]][:, None, :]
+        raw = task.canaries.norm_factor * task.mechanism.clip_norm * inside
+        noise = device_noise(
+            self._noise_root, task.number, task.attempt, units, steps=task.steps,
+            width=self.parameters + fakes.table.shape[1],
+        )  # fmt: skip
+        work = LocalWork(index=index, mask=mask, noise=noise, canaries=raw.astype(np.float32))
+        found = self._train(weights, task, work)
+        return LocalBlock(
+            units=units, rows=found.updates, sums=found.sums, seen=found.seen / np.float32(task.mechanism.clip_norm),
+            members=members, batches=batches,
+        )  # fmt: skip
+
+    def _train(self, weights: Vector, task: LocalTask, work: LocalWork) -> LocalResult:
+        """Run the steps; where an example's gradient is not finite, again without it, which leaves a sum of the rest.
+
+        The other examples of the client, its noise and its batches stay what they are.
+        """
+        mechanism = task.mechanism
+        settings = LocalSettings(
+            clip_norm=mechanism.clip_norm, noise_stddev=mechanism.noise_stddev * mechanism.noise_factor,
+            step_size=task.learning_rate / task.divisor,
+        )  # fmt: skip
+        seed = round_seeds(self._root, task.number).dropout
+        found = self._local.run(weights, self._x, self._y, work, settings, seed=seed)
+        for _ in range(task.steps):
+            broken = np.flatnonzero(~np.isfinite(found.updates).all(axis=1))
+            left = _without_broken(work, found, broken, self._padding)
+            if left is None:
+                break
+            found = LocalResult(**{name: np.array(getattr(found, name)) for name in _ARRAYS})
+            work, again = left[0], self._local.run(weights, self._x, self._y, left[1], settings, seed=seed)
+            for name in _ARRAYS:
+                getattr(found, name)[broken] = getattr(again, name)
+        return found
+
+    def clipped_sum(self, weights: Vector, examples: Indices, *, clip_norm: float) -> Vector:
+        """Return the sum of the clipped gradients of these examples at the global weights, (parameters,), no noise.
+
+        As in a local step: by client, with what each holds.
+        """
+        holdings = self._holdings
+        wanted = np.isin(holdings.table, examples) & (np.arange(holdings.table.shape[1]) < holdings.sizes[:, None])
+        clients = np.flatnonzero(wanted.any(axis=1))
+        none = np.zeros((clients.size, 1, 0), dtype=np.bool_)
+        batches = LocalBatches(clients=clients, examples=wanted[clients][:, None], canaries=none)
+        index, mask, _ = packed(batches, holdings, padding=self._padding)
+        silent = np.zeros((clients.size, 1, self.parameters), dtype=np.float32)
+        work = LocalWork(index=index, mask=mask, noise=silent, canaries=silent[:, :, :0])
+        settings = LocalSettings(clip_norm=clip_norm, noise_stddev=0.0, step_size=1.0)
+        found = self._local.run(weights, self._x, self._y, work, settings, seed=(0, 0))
+        return np.asarray(found.sums.sum(axis=0, dtype=np.float64))
+
+
+_ARRAYS = ("updates", "sums", "seen", "norms")
+
+
+def _without_broken(
+    work: LocalWork, found: LocalResult, broken: Indices, padding: int
+) -> tuple[LocalWork, LocalWork] | None:
+    """Take out the examples whose norm is not finite in a broken client's first bad step, and from then on.
+
+    Return the whole work and that of the broken clients; None where nothing can be taken out.
+    """
+    bad = ~np.isfinite(found.norms[broken]) & (work.mask[broken] > 0)
+    steps = bad.any(axis=2)
+    if not steps.any():
+        return None
+    first = steps.argmax(axis=1)
+    index, mask = work.index.copy(), work.mask.copy()
+    for client, step, which in zip(broken.tolist(), first.tolist(), bad, strict=True):
+        taken = index[client, step][which[step]]
+        later = np.isin(index[client, step:], taken) & (mask[client, step:] > 0)
+        index[client, step:][later], mask[client, step:][later] = padding, 0.0
+    whole = replace(work, index=index, mask=mask)
+    part = LocalWork(index=index[broken], mask=mask[broken], noise=work.noise[broken], canaries=work.canaries[broken])
+    return whole, part
+
+
+def canaries_in(batches: LocalBatches, canaries: Canaries) -> tuple[Indices, Indices, Indices, Indices]:
+    """Return the cells of the last axis of `batches.canaries` that hold a canary: client, step, place, canary."""
+    fakes = Holdings.of(canaries.client, clients=int(batches.clients.max(initial=0)) + 1)
+    held = np.arange(batches.canaries.shape[2]) < fakes.sizes[batches.clients][:, None]
+    client, step, place = np.nonzero(np.broadcast_to(held[:, None], batches.canaries.shape))
+    return client, step, place, fakes.table[batches.clients[client], place].astype(np.int64)
