@@ -80,7 +80,7 @@ class SiloServer(Server):
 
         Raises: UsageError when the engine is none for dp-local.
         """
-        cohort, known = self.cohort(number), self._recorded.get(number, [])
+        cohort, known = self.cohort(number), list(self._recorded.of(number))
         for attempt, stated in enumerate([*known, None]):
             self._on_draw(number, attempt)
             task = self.task(cohort, attempt)

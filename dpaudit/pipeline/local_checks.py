@@ -57,7 +57,7 @@ def check_noise(
         verification.check_noise_scale(alone, noise_multiplier=promised, significance=share, claim_text=claim),
         verification.check_noise_shape(alone, noise_multiplier=promised, significance=share),
         verification.check_noise_shared(values, shown, significance=share, rows="local steps"),
-        _between_clients(values, shown, canary_client[idle], share),
+        *([_between_clients(values, shown, canary_client[idle], share)] if client_noise.shape[1] > 1 else []),
         verification.check_noise_overlap(values, used=shown, significance=share),
         verification.check_noise_rounds(
             squares[counts > 0], counts[counts > 0], noise_multiplier=promised, significance=share

@@ -88,6 +88,8 @@ class _Found:
 
 def _compare(values: Floats, mask: Floats) -> _Found | None:
     count, width = values.shape
+    if count < 2:
+        return None
     reach = max(1, min(count - 1, int(_MOST_WORK / (4 * count * width))))
     found, squares = _Found(), values**2
     found.apart = reach
