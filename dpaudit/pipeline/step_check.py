@@ -95,9 +95,8 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
     whole = _with_everybody(config)
     everybody, shares = whole.training, config.training.aggregator in DISTRIBUTED_NOISE
     example_level = config.claim.unit == Unit.EXAMPLE
-    population = Population(
-        clients=1 if example_level else ROOM, client_of=np.zeros(ROOM, np.int32) if example_level else None
-    )
+    owner = np.zeros(ROOM, np.int32) if example_level else None
+    population = Population(clients=1 if example_level else ROOM, client_of=owner)
     aggregator = aggregator_of(
         everybody,
         noise_multiplier=noise_multiplier,
@@ -130,9 +129,8 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
         # keeps the run's root, so that only the noise changes with the seed, also where devices draw it.
         count, known = len(batch[0]), _dataset(config, batch, classes)
         if everybody.local_steps:
-            yield from LocalDpEngine(functions, known, everybody, root=root, noise_root=seed).run_cohort(
-                weights, cohort
-            )
+            devices = LocalDpEngine(functions, known, everybody, root=root, noise_root=seed)
+            yield from devices.run_cohort(weights, cohort)
         elif count:
             runner = engine.make_engine(functions, known, everybody, root=root)
             yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
