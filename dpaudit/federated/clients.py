@@ -82,7 +82,8 @@ class ClientFunctions(LocalUpdates):
         trainable = [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
         pairs = zip(self._fixed, self._is_seed, strict=True)
         fixed = [tf.cast(seed, value.dtype) if is_seed else value for value, is_seed in pairs]
-        return self._model.stateless_call(trainable, fixed, x, **training_flag(self._model, training))[0]
+        logits = self._model.stateless_call(trainable, fixed, x, **training_flag(self._model, training))[0]
+        return logits if logits.dtype == tf.float32 else tf.cast(logits, tf.float32)  # mixed precision
 
     def _gradient(self, weights: Any, x: Any, y: Any, mask: Any, seed: Any) -> Any:
         """Return the gradient of the mean loss over the examples of a batch whose mask is 1 (zero if none is)."""

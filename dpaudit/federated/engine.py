@@ -3,8 +3,9 @@
 In process, the units of a cohort are vectorised in one graph and cut into chunks that fit in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from dpaudit.federated.sampling import Cohort
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Found = Block | ClippedSum | Rejected
 CHUNK_BYTES = 128 * 2**20
 
 
@@ -45,7 +47,7 @@ class Engine(Protocol):
     def clipping_path(self) -> str:
         """How and where contributions are clipped, for the ledger."""
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum | Rejected]:
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Found]:
         """Yield the contributions of `cohort.units`, in blocks, and which of them failed to come, with the reason."""
 
 
@@ -68,6 +70,26 @@ def chunks(units: Indices, bytes_per_unit: int) -> Iterator[Indices]:
     size = max(1, CHUNK_BYTES // max(bytes_per_unit, 1))
     for start in range(0, units.size, size):
         yield units[start : start + size]
+
+
+def spared(units: Indices, compute: Callable[[Indices], Iterable[Block | ClippedSum]]) -> Iterator[Found]:
+    """Yield what `compute` makes of the units; those whose data TensorFlow refuses fail alone, not the round.
+
+    A token that the vocabulary lacks raises an error for the whole batch; halves are tried until it is known whose it
+    is. The reason names no value: the ledger is shown to others.
+    """
+    import tensorflow as tf
+
+    try:
+        found = list(compute(units))
+    except tf.errors.InvalidArgumentError:
+        if units.size == 1:
+            yield Rejected(unit=int(units[0]), reason="its data cannot be computed with")
+            return
+        for half in np.array_split(units, 2):
+            yield from spared(half, compute)
+    else:
+        yield from found
 
 
 class FedSgdEngine:
@@ -101,25 +123,29 @@ class FedSgdEngine:
         """How per-example gradients are made and clipped, and why."""
         return self._path
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum]:
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Found]:
         """Yield clipped sums or per-example gradients; nothing for an empty cohort."""
         return self.gradients(weights, cohort.units, round_seeds(self._root, cohort.number))
 
-    def gradients(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Block | ClippedSum]:
+    def gradients(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Found]:
         """Yield clipped sums or gradients of the examples `wanted`, by the seeds of a round."""
-        seed = seeds.dropout
-        if not self._bookkeeping:
-            yield from self._rows(weights, wanted, seed)
+        path = self._summed if self._bookkeeping else self._rows
+        for units in chunks(wanted, self._bytes_per_unit):
+            yield from spared(units, partial(path, weights, seed=seeds.dropout))
+
+    @property
+    def _bytes_per_unit(self) -> int:
+        return self._functions.bookkeeping_bytes if self._bookkeeping else 32 * self.parameters
+
+    def _summed(self, weights: Vector, units: Indices, *, seed: tuple[int, int]) -> Iterator[Block | ClippedSum]:
+        total, norms = self._sum(weights, units, seed)
+        fit = np.isfinite(norms)
+        if fit.all():
+            yield self._clipped(units, total, norms)
             return
-        for units in chunks(wanted, self._functions.bookkeeping_bytes):
-            total, norms = self._sum(weights, units, seed)
-            fit = np.isfinite(norms)
-            if fit.all():
-                yield self._clipped(units, total, norms)
-                continue
-            yield from self._rows(weights, units[~fit], seed)
-            if fit.any():
-                yield self._clipped(units[fit], *self._sum(weights, units[fit], seed))
+        yield from self._rows(weights, units[~fit], seed=seed)
+        if fit.any():
+            yield self._clipped(units[fit], *self._sum(weights, units[fit], seed))
 
     def _clipped(self, units: Indices, total: Vector, norms: NDArray[np.float32]) -> ClippedSum:
         return ClippedSum(units=units, total=total, norms=norms, clip_norm=self._clip_norm or 0.0)
@@ -128,7 +154,7 @@ class FedSgdEngine:
         clip_norm = self._clip_norm or 0.0
         return self._functions.clipped_sum(weights, self._x, self._y, units, clip_norm=clip_norm, seed=seed)
 
-    def _rows(self, weights: Vector, wanted: Indices, seed: tuple[int, int]) -> Iterator[Block]:
+    def _rows(self, weights: Vector, wanted: Indices, *, seed: tuple[int, int]) -> Iterator[Block | ClippedSum]:
         for units in chunks(wanted, 32 * self.parameters):
             rows = self._functions.per_example_gradients(weights, self._x, self._y, units, seed=seed)
             yield Block(units=units, rows=rows)
@@ -160,25 +186,28 @@ class FedAvgEngine:
         stacked = "stacked" if self._functions.no_chain is not None else "stacked (dense chain)"
         return "server: whole client updates; clients " + (stacked if why is None else f"{how}: {why}")
 
-    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block]:
+    def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Found]:
         """Yield local updates; nothing for an empty cohort."""
         return self.updates(weights, cohort.units, round_seeds(self._root, cohort.number))
 
-    def updates(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Block]:
+    def updates(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Found]:
         """Yield the local updates of the clients `wanted`, by the seeds of a round."""
         examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
         for units in chunks(wanted, 4 * (4 * self.parameters + 2 * examples)):
-            index, mask = self._batches(seeds.order, units)
-            rows = self._functions.local_updates(
-                weights,
-                self._x,
-                self._y,
-                index=index,
-                mask=mask,
-                learning_rate=self._training.local_learning_rate,
-                seed=seeds.dropout,
-            )
-            yield Block(units=units, rows=rows)
+            yield from spared(units, partial(self._updates_of, weights, seeds))
+
+    def _updates_of(self, weights: Vector, seeds: RoundSeeds, units: Indices) -> Iterator[Block]:
+        index, mask = self._batches(seeds.order, units)
+        rows = self._functions.local_updates(
+            weights,
+            self._x,
+            self._y,
+            index=index,
+            mask=mask,
+            learning_rate=self._training.local_learning_rate,
+            seed=seeds.dropout,
+        )
+        yield Block(units=units, rows=rows)
 
     def _batches(self, key: int, units: Indices) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last.

@@ -228,6 +228,8 @@ def depthwise_parts(layer: Any, inputs: Any, gradient: Any) -> list[Part]:
 def embedding_parts(layer: Any, inputs: Any, gradient: Any) -> list[Part]:
     """Embedding: the gradients of equal tokens of an example add up before they are squared.
 
+    Keras counts a negative token from the end of the vocabulary, so that -1 is equal to the last one.
+
     With s_t the sum of the gradients at all positions that hold the token of position t, and n_t their number, the
     squared norm is the sum over t of ||s_t||^2 / n_t: only non-negative terms.
     """
@@ -235,6 +237,7 @@ def embedding_parts(layer: Any, inputs: Any, gradient: Any) -> list[Part]:
 
     width = layer.embeddings.shape[-1]
     tokens = tf.reshape(tf.cast(inputs, tf.int32), [tf.shape(inputs)[0], -1])
+    tokens = tf.where(tokens < 0, tokens + layer.embeddings.shape[0], tokens)
     gradients = tf.reshape(gradient, [tf.shape(tokens)[0], -1, width])
 
     def squares() -> Any:

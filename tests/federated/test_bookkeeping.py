@@ -253,9 +253,72 @@ def test_what_is_not_known_falls_back_and_says_why(reason, blobs):
     assert reason in engine.clipping_path
     slow = {"ConvLSTM1D", "drops inputs", "(RNN) has no book-keeping rule", "parameters without a book-keeping rule"}
     slow |= {"recurrent activation of its own"}  # loops and batched products: see test_per_example.py
-    if reason not in slow | {"works along axis", "GaussianNoise", "computes in", "(Add) is not a layer"}:
+    if reason not in slow | {"(Add) is not a layer"}:  # Keras itself cannot add its (1, 16) and (1, 1, 16)
         (block,) = engine.run_cohort(models.get_weights(model), cohort_of([1, 2]))
         assert block.rows.shape == (2, functions.parameters)
+
+
+def token_model():
+    tokens = keras.Input((5,))
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(9, 4)(tokens))
+    return keras.Model(tokens, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("path", ["book-keeping", "rows", "clients"])
+def test_data_that_cannot_be_computed_with_fail_their_unit_and_not_the_round(make_config, blobs, path):
+    """A token that the vocabulary lacks, or that is no number, makes TensorFlow refuse the whole batch."""
+    model, clip_norm = token_model(), 0.2
+    good = blobs(24, clients=6)
+    x = np.random.default_rng(0).integers(0, 9, (24, 5)).astype(np.float32)
+    broken = x.copy()
+    broken[2, 1], broken[10, 0], broken[21, 4] = 9.0, -10.0, np.nan  # client 2, client 4, client 3
+    config, weights = make_config(client_level=path == "clients"), models.get_weights(model)
+    found = []
+    for features in (x, broken):
+        data = dataclasses.replace(good, x=features)
+        functions = ClientFunctions(model, (5,))
+        if path == "clients":
+            engine = engines.FedAvgEngine(functions, data, config.training, root=3)
+        else:
+            engine = engines.FedSgdEngine(
+                functions, data, root=3, clip_norm=clip_norm if path == "book-keeping" else None
+            )
+        units = np.arange(6 if path == "clients" else 24)
+        found.append(list(engine.run_cohort(weights, cohort_of(units))))
+    refused = [part for part in found[1] if isinstance(part, clipping.Rejected)]
+    whose = [2, 3, 4] if path == "clients" else [2, 10, 21]
+    assert sorted(part.unit for part in refused) == whose
+    assert {part.reason for part in refused} == {"its data cannot be computed with"}, "no value of anybody's data"
+    kept = [part for part in found[1] if not isinstance(part, clipping.Rejected)]
+    rest = np.setdiff1d(units, whose)
+    np.testing.assert_array_equal(np.sort(np.concatenate([part.units for part in kept])), rest)
+    if path == "book-keeping":
+        (clean,) = engines.FedSgdEngine(
+            ClientFunctions(model, (5,)), dataclasses.replace(good, x=x), root=3, clip_norm=clip_norm
+        ).run_cohort(weights, cohort_of(rest))
+        np.testing.assert_allclose(sum(part.total for part in kept), clean.total, rtol=1e-4, atol=1e-6)
+        return
+    rows = {int(unit): row for part in kept for unit, row in zip(part.units, part.rows, strict=True)}
+    truth = {int(unit): row for part in found[0] for unit, row in zip(part.units, part.rows, strict=True)}
+    for unit, row in rows.items():
+        np.testing.assert_allclose(row, truth[unit], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_is_trained_on_rows_near_those_of_full_precision(blobs, policy):
+    data, rows = blobs(N, features=16), {}
+    for dtype in ("float32", policy):
+        keras.utils.set_random_seed(4)
+        model = keras.Sequential([
+            keras.Input((16,)), layers.Dense(6, activation="relu", dtype=dtype), layers.Dense(3, dtype=dtype)
+        ])  # fmt: skip
+        functions = ClientFunctions(model, (16,))
+        engine = engines.FedSgdEngine(functions, data, root=3)
+        (block,) = engine.run_cohort(models.get_weights(model), cohort_of(range(N)))
+        rows[dtype] = block.rows
+    assert rows[policy].dtype == np.float32
+    assert "computes in" in functions.no_bookkeeping
+    np.testing.assert_allclose(rows[policy], rows["float32"], atol=0.05)
 
 
 def test_low_rank_adapters_fall_back(blobs):

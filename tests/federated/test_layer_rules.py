@@ -86,15 +86,17 @@ def test_depthwise_convolutions(data):
     layer = kind(
         (draw(small), draw(small)) if two else draw(small), stride, draw(st.sampled_from(["same", "valid"])),
         depth_multiplier=draw(small), use_bias=draw(st.booleans()),
+        dilation_rate=draw(st.integers(1, 2)) if stride == 1 else 1,
     )  # fmt: skip
-    shape = (BATCH, *[draw(st.integers(4, 8)) for _ in range(1 + two)], draw(st.integers(1, 4)))
+    shape = (BATCH, *[draw(st.integers(5, 8)) for _ in range(1 + two)], draw(st.integers(1, 4)))
     check(layer, values(shape, draw(st.integers(0, 99))), layer_rules.depthwise_parts)
 
 
 @quick
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
 def test_embedding_adds_up_equal_tokens_first(length, vocabulary, width, seed):
-    tokens = tf.constant(np.random.default_rng(seed).integers(0, vocabulary, (BATCH, length)).astype(np.int32))
+    rng = np.random.default_rng(seed)
+    tokens = tf.constant(rng.integers(-vocabulary, vocabulary, (BATCH, length)).astype(np.int32))
     check(layers.Embedding(vocabulary, width), tokens, layer_rules.embedding_parts)
 
 
