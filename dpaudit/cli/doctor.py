@@ -19,7 +19,11 @@ WANTED = {
     "scikit-learn": ("1.5", "pip install 'dpaudit[train]'"),
     "tensorflow-privacy": ("0.9.0", TFP_INSTALL),
     "pyarrow": ("17", "pip install 'dpaudit[parquet]'"),
+    "flwr": ("1.41", "pip install 'dpaudit[flower]'"),
+    "ray": ("2.55", "pip install 'dpaudit[ray]'"),
 }
+BELOW = {"flwr": "1.42"}
+"""The first version that was not tested, where interfaces change between minor versions."""
 REQUIRED = frozenset({"dp-accounting", "scipy", "matplotlib"})
 
 
@@ -39,7 +43,7 @@ def _inspect(name: str) -> dict[str, object]:
             "needed_for_core": name in REQUIRED,
             "repair": repair,
         }
-    ok = _numbers(found) >= _numbers(least)
+    ok = _numbers(found) >= _numbers(least) and (name not in BELOW or _numbers(found) < _numbers(BELOW[name]))
     return {
         "package": name,
         "installed": found,

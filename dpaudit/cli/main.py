@@ -26,6 +26,7 @@ COMMANDS = {
         "The verdict for model cards, bills of materials and registries; evidence as .zip.",
     ),
     "export-device": ("export_device", "The client of a run for devices: local training by LiteRT."),
+    "federation": ("federation", "Federated training over a real network: shards, keys, server, node."),
     "gate": ("gate", "One verdict on an evidence bundle: pass, fail or inconclusive."),
     "init": ("init", "A policy file, and the gate in your CI."),
     "plan": ("plan", "How many canaries an audit needs."),

@@ -129,6 +129,16 @@ class DenseChain:
         return cls(links, scale=scale, offset=offset)
 
     @property
+    def scale(self) -> float:
+        """What the input is multiplied by."""
+        return float(self._scale)
+
+    @property
+    def offset(self) -> float:
+        """By what the input is then raised."""
+        return float(self._offset)
+
+    @property
     def floats(self) -> int:
         """About how many numbers per example are held at a time."""
         return 3 * self.links[0].inputs + 4 * sum(link.units for link in self.links)

@@ -210,27 +210,34 @@ class FedAvgEngine:
         yield Block(units=units, rows=rows)
 
     def _batches(self, key: int, units: Indices) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last.
-
-        The order of a client's examples depends on the key of the round and on how many they are.
-        """
         epochs, size = self._training.local_epochs, self._training.local_batch_size
-        longest = int(self._sizes[units].max())
-        padded = -(-longest // size) * size
-        table, sizes = self._table[units, :longest], self._sizes[units]
-        order = local_orders(key, sizes, epochs=epochs, longest=longest)
-        shape = (units.size, epochs * padded // size, size)
-        if len(order) == 1 and padded == longest:  # all hold as many, and whole batches: there is no padding
-            return table.take(order.ravel(), axis=1).reshape(shape), np.ones(shape, np.float32)
-        index = np.empty((units.size, epochs, padded), dtype=np.int32)
-        index[:] = table[:, :1, None]  # padding is the client's own: a NaN in somebody else's must not reach it
-        if len(order) == 1:
-            index[:, :, :longest] = table[:, order[0]]
-        else:
-            index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
-        present = np.arange(padded) < sizes[:, None, None]
-        mask = np.broadcast_to(present, index.shape).astype(np.float32)
-        return index.reshape(shape), mask.reshape(shape)
+        return cohort_batches(key, self._table[units], self._sizes[units], epochs=epochs, size=size)
+
+
+def cohort_batches(
+    key: int, table: NDArray[np.int32], sizes: Indices, *, epochs: int, size: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return index and mask (clients, epochs x batches, batch size): each epoch a fresh order, padding last.
+
+    `table` and `sizes` are rows of `example_table`, one per client. The order of a client's examples depends on the key
+    of the round and on how many they are.
+    """
+    longest = int(sizes.max())
+    padded = -(-longest // size) * size
+    table = table[:, :longest]
+    order = local_orders(key, sizes, epochs=epochs, longest=longest)
+    shape = (sizes.size, epochs * padded // size, size)
+    if len(order) == 1 and padded == longest:  # all hold as many, and whole batches: there is no padding
+        return table.take(order.ravel(), axis=1).reshape(shape), np.ones(shape, np.float32)
+    index = np.empty((sizes.size, epochs, padded), dtype=np.int32)
+    index[:] = table[:, :1, None]  # padding is the client's own: a NaN in somebody else's must not reach it
+    if len(order) == 1:
+        index[:, :, :longest] = table[:, order[0]]
+    else:
+        index[:, :, :longest] = np.take_along_axis(table[:, None, :], order, axis=2)
+    present = np.arange(padded) < sizes[:, None, None]
+    mask = np.broadcast_to(present, index.shape).astype(np.float32)
+    return index.reshape(shape), mask.reshape(shape)
 
 
 def example_table(client: NDArray[np.integer], *, clients: int = 0) -> tuple[NDArray[np.int32], Indices]:

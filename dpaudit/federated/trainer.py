@@ -40,7 +40,7 @@ def population_of(config: RunConfig, data: FederatedData) -> Population:
     Raises: DataError when the training data do not say who holds each example, or somebody holds none.
     """
     owner = data.train.client
-    if owner is None or data.train.y.size == 0:
+    if owner is None or owner.size == 0:
         raise DataError("the training data must hold examples and say which client holds each.")
     sizes = np.bincount(owner, minlength=data.clients)
     if sizes.size != data.clients or sizes.min() == 0:

@@ -1,10 +1,11 @@
 """The whole job: train, account, audit, attack, verify, write evidence, judge. The one place that knows every part."""
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,17 @@ from dpaudit.policy import Policy
 from dpaudit.records import AccountingSummary, CheckResult, Claim, ScoreSet, Unit, Verdict
 
 
+class Federation(Protocol):
+    """Clients that hold the training data themselves: what the server knows of them, and how they are reached."""
+
+    @property
+    def data(self) -> FederatedData:
+        """The hold-out, and in `train` who holds how many examples, without features and labels."""
+
+    def engine(self) -> AbstractContextManager[MakeRunner]:
+        """Return what makes the engine, and ends what it started."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a run produced: the bundle, the accounting behind the verdict, and the verdict."""
@@ -56,6 +68,7 @@ class Trained:
     data: FederatedData
     run: TrainingRun
     seconds: float
+    engine: str = engines.IN_PROCESS
 
     @property
     def units(self) -> int:
@@ -65,26 +78,38 @@ class Trained:
 
 def protected_units(config: RunConfig, data: FederatedData) -> int:
     """Return how many examples, or clients, the claim protects."""
-    return data.clients if config.claim.unit == Unit.CLIENT else len(data.train.y)
+    if config.claim.unit == Unit.CLIENT or data.train.client is None:
+        return data.clients
+    return len(data.train.client)  # labels may be with the clients alone
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool, reporter: Reporter, engine: str = engines.IN_PROCESS
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool,
+    reporter: Reporter,
+    engine: str = engines.IN_PROCESS,
+    federation: Federation | None = None,
 ) -> Trained:
     """Train (or finish training) into `out`; the ledger there says at every moment what was spent.
 
-    `engine` names where clients are computed; see `dpaudit.pipeline.engines`.
+    `engine` names where clients are computed; see `dpaudit.pipeline.engines`. In a `federation` the clients hold the
+    training data, and it brings the engine.
     """
     started = time.monotonic()
     reporter.stage("loading data")
     workspace = open_workspace(config, out, resume=resume)
-    data = prepare(config, root=workspace.root)
+    data = prepare(config, root=workspace.root) if federation is None else federation.data
     check_delta(config, protected_units(config, data))
     reporter.stage("fixing the noise")
     design = _fix_design(config, workspace, slots=protected_units(config, data) + config.canaries.total)
     workspace = fix_noise(config, workspace, design.noise_multiplier)
     reporter.stage(f"training with noise multiplier {design.noise_multiplier:.4f}")
-    with engines.open_engine(engine, config, data, root=workspace.root) as make_runner:
+    opened = (
+        engines.open_engine(engine, config, data, root=workspace.root) if federation is None else federation.engine()
+    )
+    with opened as make_runner:
         _train_rounds(config, workspace, design, data, resume=resume, reporter=reporter, make_runner=make_runner)
     return Trained(
         config=config,
@@ -93,6 +118,7 @@ def train(
         data=data,
         run=open_run(out),
         seconds=time.monotonic() - started,
+        engine=engine,
     )
 
 
@@ -189,6 +215,7 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
             promised=checks.promised_noise(ledger),
             significance=checks.STEP_SHARE,
             root=trained.workspace.root,
+            make_runner=engines.step_engine(trained.engine),
         )
 
     recorded = checks.check_ledger(

@@ -86,8 +86,15 @@ def _with_everybody(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"training": training, "canaries": no_canaries})
 
 
-def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: float, root: int) -> Step:
-    """Return one round of this run's training as a step under test."""
+def training_step(
+    config: RunConfig,
+    data: FederatedData,
+    *,
+    noise_multiplier: float,
+    root: int,
+    make_runner: engine.MakeRunner = engine.make_engine,
+) -> Step:
+    """Return one round of this run's training as a step under test; `make_runner` says where clients compute."""
     shape, classes = data.train.x.shape[1:], data.train.classes
     clients.deterministic_tensorflow()
     model = models.build_model(config.model, shape, classes, root=root)
@@ -132,7 +139,7 @@ def training_step(config: RunConfig, data: FederatedData, *, noise_multiplier: f
             devices = LocalDpEngine(functions, known, everybody, root=root, noise_root=seed)
             yield from devices.run_cohort(weights, cohort)
         elif count:
-            runner = engine.make_engine(functions, known, everybody, root=root)
+            runner = make_runner(functions, known, everybody, root=root)
             yield from runner.run_cohort(weights, replace(cohort, units=np.arange(count), number=0))
         if shares:  # a place that is empty sends zeros, with its share
             yield Block(units=np.arange(count, ROOM), rows=np.zeros((ROOM - count, weights.size), np.float32))
@@ -165,13 +172,15 @@ def check_training_step(
     promised: float,
     significance: float,
     root: int,
+    make_runner: engine.MakeRunner = engine.make_engine,
 ) -> list[CheckResult]:
     """Put the step of this run to the step test; a step that cannot be built or run is INCONCLUSIVE, never a pass.
 
-    `noise_multiplier` is what the aggregator is made with, `promised` that of the sum, which is under test.
+    `noise_multiplier` is what the aggregator is made with, `promised` that of the sum, which is under test;
+    `make_runner` says where clients compute.
     """
     try:
-        step = training_step(config, data, noise_multiplier=noise_multiplier, root=root)
+        step = training_step(config, data, noise_multiplier=noise_multiplier, root=root, make_runner=make_runner)
         rounding = INFLATION if config.training.aggregator in DISTRIBUTED_NOISE else 1.0
         claim = StepClaim(noise_multiplier=promised / rounding)
         seed = _rng.seed_of(root, "step-test") % 10**6
