@@ -18,6 +18,7 @@ WANTED = {
     "tensorflow": ("2.21", "pip install 'dpaudit[train]'"),
     "scikit-learn": ("1.5", "pip install 'dpaudit[train]'"),
     "tensorflow-privacy": ("0.9.0", TFP_INSTALL),
+    "ai-edge-litert": ("2.0", "pip install 'dpaudit[litert]'"),
     "pyarrow": ("17", "pip install 'dpaudit[parquet]'"),
     "flwr": ("1.41", "pip install 'dpaudit[flower]'"),
     "ray": ("2.55", "pip install 'dpaudit[ray]'"),
