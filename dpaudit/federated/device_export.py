@@ -37,7 +37,6 @@ def make_client(
     training: TrainingSection,
     check_on: Dataset,
     *,
-    clip: bool = True,
     local_dp: LocalDp | None = None,
     functions: ClientFunctions | None = None,
 ) -> bytes:
@@ -45,10 +44,9 @@ def make_client(
 
     Args:
         model: a built Keras model.
-        training: local epochs, batch size, learning rate, and the clip norm.
+        training: local epochs, batch size, learning rate, and the clip norm (left to the server with tfp-adaptive-clip,
+            which needs to see how large updates are).
         check_on: data of the run; a few examples are used to compare, and none is stored.
-        clip: clip the update on the device. Left out where the clip norm is not fixed (tfp-adaptive-clip), which
-            needs to see how large updates are.
         local_dp: make every local step private.
         functions: the compiled functions of `model`, if there are some, to compare with.
 
@@ -62,7 +60,6 @@ def make_client(
     input_shape = tuple(check_on.x.shape[1:])
     graph = DeviceGraph(model, input_shape, classes=check_on.classes, batch_size=training.local_batch_size)
     flatbuffer = _convert(graph.signatures(private=local_dp is not None))
-    clipped = clip and training.aggregator != "tfp-adaptive-clip"
     about = Description(
         parameters=graph.parameters,
         input_shape=input_shape,
@@ -71,7 +68,7 @@ def make_client(
         batch_size=training.local_batch_size,
         epochs=training.local_epochs,
         learning_rate=training.local_learning_rate,
-        clip_norm=training.clip_norm if clipped else None,
+        clip_norm=None if training.aggregator == "tfp-adaptive-clip" else training.clip_norm,
         local_dp=local_dp,
         identity=identity(model, training, input_shape, local_dp=local_dp),
         made_by=_made_by(),
@@ -84,11 +81,17 @@ def make_client(
 def export_client(config: RunConfig, out: Path, *, local_dp: LocalDp | None = None) -> Description:
     """Write the device client of a configuration to `out`, whole or not at all; return what it says of itself.
 
-    Raises: UsageError for dp-fedsgd, and what `make_client` raises.
+    Raises: UsageError for dp-fedsgd, and for a model with frozen weights that are drawn at random (the run would have
+        others); what `make_client` raises.
     """
     check_algorithm(config.training)
     data = prepare(config, root=0).train
-    model = models.build_model(config.model, data.x.shape[1:], data.classes, root=0)
+    model, other = (models.build_model(config.model, data.x.shape[1:], data.classes, root=root) for root in (0, 1))
+    if _frozen(model) != _frozen(other):
+        raise UsageError(
+            "the model has weights that are not trained and are drawn at random, so that the run's server has others "
+            "than this file would: load them from a file in model.builder, or train them."
+        )
     packed = make_client(model, config.training, data, local_dp=local_dp)
     serialize.write_atomic(out, packed)
     return DeviceClient(packed).description
@@ -141,7 +144,8 @@ def identity(
 ) -> str:
     """Return a digest of the layers, the shapes and the local training: what server and device must agree on.
 
-    Names are left out: Keras counts them up within a process. So are weights, which travel with every round.
+    Names are left out: Keras counts them up within a process. So are trained weights, which travel with every round;
+    weights that are not trained are in the file, and in the digest.
     """
     layers = [
         [type(layer).__name__, getattr(getattr(layer, "activation", None), "__name__", None)]
@@ -150,6 +154,7 @@ def identity(
     facts = {
         "input_shape": input_shape,
         "layers": layers,
+        "frozen": _frozen(model),
         "variables": [tuple(int(size) for size in v.shape) for v in model.trainable_variables],
         "epochs": training.local_epochs,
         "batch_size": training.local_batch_size,
@@ -157,6 +162,14 @@ def identity(
         "local_dp": local_dp,
     }
     return hashlib.sha256(serialize.dumps(facts, indent=None).encode()).hexdigest()
+
+
+def _frozen(model: Any) -> str:
+    digest = hashlib.sha256()
+    for variable in model.non_trainable_variables:
+        if "seed_generator_state" not in variable.path:
+            digest.update(np.ascontiguousarray(variable.value).tobytes())
+    return digest.hexdigest()
 
 
 def _needs_litert() -> None:

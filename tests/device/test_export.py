@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpaudit.cli.main import run as dpaudit
+from dpaudit.config import parse
 from dpaudit.device import DeviceClient, LocalDp
 from dpaudit.device.order import local_batches
 from dpaudit.errors import DataError, DpauditError, MissingDependency, UsageError
@@ -287,6 +288,34 @@ def test_identity_is_that_of_the_training_and_not_of_the_process(make_training):
         device_export.identity(mlp(), make_training(), (4,), local_dp=LocalDp(noise_multiplier=1.0, clip_norm=1.0)),
     ]
     assert len({first, *others}) == 7
+
+
+def frozen(input_shape, classes):
+    still = layers.Dense(4, trainable=False, activation="tanh")
+    return keras.Sequential([keras.Input(input_shape), still, layers.Dense(classes)])
+
+
+def fixed(input_shape, classes):
+    model = frozen(input_shape, classes)
+    model.layers[0].set_weights([np.eye(input_shape[0], 4), np.ones(4)])
+    return model
+
+
+def test_weights_that_are_not_trained_are_in_the_file_and_must_be_those_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_builder", {"m:frozen": frozen, "m:fixed": fixed}.get)
+    config = parse(CONFIG.replace("hidden = [6]", 'builder = "m:frozen"'))
+    with pytest.raises(UsageError, match="drawn at random"):
+        device_export.export_client(config, tmp_path / "c.tflite")
+    assert not (tmp_path / "c.tflite").exists()
+    config = parse(CONFIG.replace("hidden = [6]", 'builder = "m:fixed"'))
+    about = device_export.export_client(config, tmp_path / "c.tflite")
+    client, model = DeviceClient(tmp_path / "c.tflite"), fixed((24,), 6)
+    assert about.parameters == 4 * 6 + 6
+    x = np.random.default_rng(0).standard_normal((7, 24)).astype(np.float32)
+    np.testing.assert_allclose(client.logits(models.get_weights(model), x), np.asarray(model(x)), atol=1e-5)
+    same = device_export.identity(model, config.training, (24,))
+    model.layers[0].set_weights([np.zeros((24, 4)), np.ones(4)])
+    assert same == about.identity != device_export.identity(model, config.training, (24,))
 
 
 def test_without_litert(make_dataset, make_training, monkeypatch):
