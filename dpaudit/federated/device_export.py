@@ -132,6 +132,11 @@ def _outputs(flatbuffer: bytes, x: Floats) -> Floats:
 
 def check_algorithm(training: TrainingSection) -> None:
     """Raise UsageError unless clients send whole updates."""
+    if training.algorithm == "dp-local":
+        raise UsageError(
+            "training.algorithm = 'dp-local' draws local batches by coins that its server checks; a LiteRT client does "
+            "not. Use dp-fedavg or dp-ftrl; for noise in every local step of a device: export-device --local-dp."
+        )
     if not training.protects_clients:
         raise UsageError(
             f"training.algorithm = {training.algorithm!r} sums a clipped gradient of every example on the server; a "

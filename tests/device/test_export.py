@@ -404,8 +404,11 @@ class Test_command_line:  # noqa: N801 - a heading
         out = tmp_path / "c.tflite"
         example = CONFIG.replace('"client"', '"example"').replace("dp-fedavg", "dp-fedsgd")
         (tmp_path / "e.toml").write_text(example)
+        local = example.replace("dp-fedsgd", "dp-local").replace("local_batch_size = 5\n", "")
+        (tmp_path / "l.toml").write_text(local)
         cases = [
             ([str(tmp_path / "e.toml"), "-o", str(out)], "Use dp-fedavg or dp-ftrl"),
+            ([str(tmp_path / "l.toml"), "-o", str(out)], "export-device --local-dp"),
             ([config, "-o", str(tmp_path / "c.bin")], "ends in .tflite"),
             ([config, "-o", str(out), "--run", str(tmp_path / "none")], "no trained model"),
             ([config, "-o", str(out), "--run", "r", "--local-dp", "1"], "choose one"),
