@@ -171,7 +171,10 @@ class Journal:
         serialize.write_atomic(self._out / files.CHECKPOINT, data, mode=0o600)
 
     def restore(self, server: Server) -> int:
-        """Bring server and files to the last checkpoint; return the rounds that are done (0 before the first)."""
+        """Bring server and files to the last checkpoint; return the rounds that are done.
+
+        A run without a checkpoint gets one of its start: a model need not begin with the same weights again.
+        """
         path, done = self._out / files.CHECKPOINT, 0
         if path.is_file():
             try:
@@ -183,6 +186,8 @@ class Journal:
             server.optimizer.state = _part(arrays, "optimizer_")
             server.aggregator_state = _part(arrays, "aggregator_")
         self.cut_back(done)
+        if not path.is_file():
+            self.save(server, 0)
         return done
 
     def finish(self, *, rounds: int, holdout_accuracy: float | None) -> None:

@@ -31,7 +31,7 @@ from dpaudit.federated.data import Dataset
 from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.keras_functions import LossFunctions
 from dpaudit.federated.keras_optimizer import KerasOptimizer
-from dpaudit.federated.run_files import MODEL, stored_root
+from dpaudit.federated.run_files import MODEL, RESULT, stored_root
 from dpaudit.federated.sampling import Population
 from dpaudit.federated.server import Plan, Server
 from dpaudit.federated.trainer import data_commitment, deferred_interrupt
@@ -116,7 +116,7 @@ class PrivateTrainer:
             validation_data: (x, y) that nobody trains on.
             callbacks: Keras callbacks.
             verbose: as in Keras.
-            resume: go on with the run in `out`, with the same data and settings.
+            resume: go on with the run in `out`, with the same data and settings; one that has ended is left as it is.
 
         Raises: DataError for data that cannot be trained on; OutputExists when `out` holds a run and `resume` is not
             set; UsageError when it holds another one.
@@ -146,6 +146,11 @@ class PrivateTrainer:
             return {f"val_{name}": value for name, value in found.items()}
 
         self.model.stop_training = False
+        if resume and (self.out / RESULT).is_file():  # finished, or stopped early: nothing is left to do
+            models.set_weights(self.model, server.weights)
+            watchers.on_train_begin()
+            watchers.on_train_end()
+            return self.model.history
         self._run(server, runner, journal, watchers, validate, first=first, steps=steps, rounds=training.rounds)
         return self.model.history
 

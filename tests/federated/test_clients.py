@@ -200,3 +200,25 @@ def test_the_table_lists_every_example_under_its_client():
     table, sizes = engines.example_table(client)
     assert sizes.tolist() == [2, 1, 3]
     assert [sorted(table[c, : sizes[c]].tolist()) for c in range(3)] == [[1, 5], [3], [0, 2, 4]]
+
+
+TRACED = ("_gradients", "_clipped", "_updates")
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("norm", "rows"), ("cnn", "sums"), ("cnn", "clients"), ("norm", "clients")]
+)
+def test_cohorts_of_any_size_share_one_trace(make_config, blobs, name, level):
+    """Poisson cohorts have another size in every round; a graph that is traced again costs more than the round."""
+    model, data = keras.Sequential(networks()[name]), blobs(30, features=16)
+    functions, weights = ClientFunctions(model, (16,)), models.get_weights(model)
+    if level == "clients":
+        engine = engines.FedAvgEngine(functions, data, make_config(client_level=True).training, root=3)
+    else:
+        engine = engines.FedSgdEngine(functions, data, root=3, clip_norm=1.0 if level == "sums" else None)
+    for size in (5, 1, 3, 4, 2, 6):
+        blocks = list(engine.run_cohort(weights, cohort_of(range(size), number=size)))
+        assert sum(block.units.size for block in blocks) == size
+    counts = {attribute: getattr(functions, attribute).experimental_get_tracing_count() for attribute in TRACED}
+    used = {"rows": "_gradients", "sums": "_clipped", "clients": "_updates"}[level]
+    assert counts == {attribute: int(attribute == used) for attribute in TRACED}

@@ -124,6 +124,46 @@ def test_a_training_that_was_broken_off_goes_on_and_counts_nothing_twice(xy, tmp
     assert len(rounds) == len(np.unique(draws, axis=0))
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(xy, tmp_path):
+    """Models that nobody seeded begin elsewhere in the next process; steps must not be noised and paid for twice."""
+    x, y = xy
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                raise RuntimeError("power cut")
+
+    def trainer(model):
+        return PrivateTrainer(model, noise_multiplier=1.0, out=tmp_path, checkpoint_every=100)
+
+    first, other = compiled(), compiled()
+    models.set_weights(other, models.get_weights(first) + 0.3)
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer(first).fit(x, y, batch_size=10, epochs=1, callbacks=[Stop()])
+    resumed = trainer(other)
+    resumed.fit(x, y, batch_size=10, epochs=1, resume=True)
+    assert [entry.facts["round"] for entry in resumed.ledger.events()] == [0, 1, 2, 3]
+
+
+def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_resumed(xy, tmp_path):
+    x, y = xy
+
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    first, again = compiled(), compiled()
+    PrivateTrainer(first, noise_multiplier=1.0, out=tmp_path, seed=1).fit(
+        x, y, batch_size=10, epochs=5, callbacks=[Enough()]
+    )
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    trainer = PrivateTrainer(again, noise_multiplier=1.0, out=tmp_path, seed=1)
+    trainer.fit(x, y, batch_size=10, epochs=5, resume=True)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    assert len(list(trainer.ledger.events())) == 4
+    np.testing.assert_allclose(models.get_weights(again), models.get_weights(first), atol=1e-6)
+
+
 LOSSES = {
     "sparse": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), lambda y: y),
     "one-hot": (keras.losses.CategoricalCrossentropy(from_logits=True), lambda y: np.eye(3, dtype=np.float32)[y]),
