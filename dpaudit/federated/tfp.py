@@ -69,6 +69,8 @@ class QueryAggregator:
 
     _position: ClassVar[tuple[int, int, int] | None] = None
     """Where TensorFlow's generator stands, which all aggregators share: (owner, root, round that is drawn next)."""
+    _seed: ClassVar[int | None] = None
+    """What the generator was seeded with here; another number means that somebody else has seeded it since."""
 
     def __init__(
         self,
@@ -220,12 +222,19 @@ class QueryAggregator:
         return tfp_state.flatten_sample(self._query.accumulate_preprocessed_record(self._empty, total))
 
     def _seek(self, root: int, number: int, attempt: int) -> None:
-        """Bring TensorFlow's eager generator to the draws of (round, attempt)."""
-        import tensorflow as tf
+        """Bring TensorFlow's eager generator to the draws of (round, attempt).
 
-        if attempt or QueryAggregator._position != (id(self), root, number) or number % _SPAN == 0:
+        Code of the user's that seeds it in every round (`keras.utils.set_random_seed` in a callback) would otherwise
+        make the noise of all rounds the same.
+        """
+        import tensorflow as tf
+        from tensorflow.python.eager import context
+
+        here = QueryAggregator._position == (id(self), root, number) and context.global_seed() == QueryAggregator._seed
+        if attempt or not here or number % _SPAN == 0:
             span = (number // _SPAN,) if not attempt else (number, attempt)
-            tf.random.set_seed(int.from_bytes(_rng.stream(root, "noise-span", *span).bytes(16), "big"))
+            QueryAggregator._seed = int.from_bytes(_rng.stream(root, "noise-span", *span).bytes(16), "big")
+            tf.random.set_seed(QueryAggregator._seed)
             for _ in range(0 if attempt else number % _SPAN):
                 self._query.get_noised_result(self._empty, self._structure)
         QueryAggregator._position = None if attempt else (id(self), root, number + 1)

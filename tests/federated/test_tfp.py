@@ -288,3 +288,15 @@ def test_what_is_not_a_fit_query_is_refused():
     with pytest.raises(UsageError, match="cannot be imported"):
         make_aggregator("no_such_module:build", clip_norm=1.0, noise_multiplier=1.0).noise_stddev  # noqa: B018
     assert tf.executing_eagerly()
+
+
+def test_code_that_seeds_tensorflow_between_rounds_does_not_make_their_noise_the_same():
+    quiet, disturbed = Host(gaussian()), Host(gaussian())
+    zero = np.zeros(WIDTH)
+    honest = [quiet.noised(zero, number).vector for number in range(3)]
+    seen = []
+    for number in range(3):
+        tf.random.set_seed(1)
+        seen.append(disturbed.noised(zero, number).vector)
+    np.testing.assert_array_equal(seen, honest)
+    assert len({vector.tobytes() for vector in seen}) == 3
