@@ -117,6 +117,8 @@ class TrainingSection(Section):
     aggregator: Aggregator = "gaussian"
     minimum_contributions: Count | None = None
     """With distributed noise: the least number of contributions, which carry the whole noise; fewer release nothing."""
+    secure_aggregation: bool = False
+    """Devices mask their updates, so that the server sees noised sums only; for dp-fedavg with distributed noise."""
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -210,6 +212,12 @@ class TrainingSection(Section):
 
     def _distributed_noise_fits(self) -> None:
         distributed = self.aggregator in DISTRIBUTED_NOISE
+        if self.secure_aggregation and not (distributed and self.algorithm == "dp-fedavg"):
+            raise ValueError(
+                'training.secure_aggregation needs training.algorithm = "dp-fedavg" (a device sends one update) and '
+                f"training.aggregator = {' or '.join(map(repr, DISTRIBUTED_NOISE))}: sums of integers, with the noise "
+                "added on the devices"
+            )
         if distributed != (self.minimum_contributions is not None):
             raise ValueError(
                 "training.minimum_contributions belongs to distributed noise (training.aggregator = "

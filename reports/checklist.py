@@ -56,7 +56,9 @@ def _trust(evidence: Evidence) -> tuple[str, str, str]:
     question = "Who must be trusted, and what is assumed?"
     if not found:
         return question, "not answered: no assumption is recorded", ""
-    return question, f"in part: {verified} of {len(found)} assumptions were verified", "table of assumptions"
+    sees = evidence.ledger.facts.get("server_sees") if evidence.ledger else None
+    server = f"; the server sees {plain(sees)}" if isinstance(sees, str) else ""
+    return question, f"in part: {verified} of {len(found)} assumptions were verified{server}", "table of assumptions"
 
 
 def _utility(evidence: Evidence) -> tuple[str, str, str]:

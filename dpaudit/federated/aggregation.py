@@ -140,6 +140,7 @@ def make_aggregator(
     noise_factor: float = 1.0,
     expected: float = 1.0,
     minimum: int | None = None,
+    secure: bool = False,
 ) -> Aggregator:
     """Return the configured aggregator.
 
@@ -151,6 +152,7 @@ def make_aggregator(
         noise_factor: planted fault of demonstrations.
         expected: contributions expected in a round.
         minimum: least number of shares that carry the noise, for distributed noise.
+        secure: whether sums come from secure aggregation, with their noise.
 
     Raises: MissingDependency when tensorflow-privacy is needed and not installed; UsageError when a function of the
         user's fails, or its query is not fit for a server.
@@ -162,7 +164,7 @@ def make_aggregator(
 
         return integer_sum(
             name, clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor,
-            expected=expected, minimum=minimum,
+            expected=expected, minimum=minimum, secure=secure,
         )  # fmt: skip
     from dpaudit.federated.tfp import QueryRequest
     from dpaudit.federated.tfp_queries import query_from
@@ -189,6 +191,7 @@ def aggregator_of(
             noise_factor=noise_factor,
             expected=expected,
             minimum=training.minimum_contributions,
+            secure=training.secure_aggregation,
         )
     if training.aggregator == "gaussian":
         from dpaudit.federated.trees import TreeSum

@@ -41,6 +41,18 @@ class ClippedSum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecureSum:
+    """What secure aggregation shows of the contributions of `units` (n,): their sum, noise included.
+
+    `total` (width,) is in the units of contributions, a whole number of steps of the quantiser's grid; every unit
+    brought a share of the noise. Devices clipped; nobody can check it here.
+    """
+
+    units: Indices
+    total: Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """A contribution that was left out before the sum, and why."""
 

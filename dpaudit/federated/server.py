@@ -20,7 +20,7 @@ from dpaudit.federated import sampling
 from dpaudit.federated.aggregation import Aggregator, Noised, State
 from dpaudit.federated.canary_families import Family
 from dpaudit.federated.canary_sources import Moment
-from dpaudit.federated.clipping import NOT_FINITE, Block, ClippedSum, Rejected, screen, screen_sum
+from dpaudit.federated.clipping import NOT_FINITE, Block, ClippedSum, Rejected, SecureSum, screen, screen_sum
 from dpaudit.federated.mechanism import sampled
 from dpaudit.federated.optimizers import ServerOptimizer
 from dpaudit.federated.replay import WITHHELD, OfRounds, digest_of, noted_rounds, recorded_passes, recorded_rounds
@@ -29,6 +29,7 @@ from dpaudit.federated.tfp_discrete import SharesNoise
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]
+Contribution = Block | ClippedSum | SecureSum
 _NAMED = 20
 
 
@@ -143,7 +144,7 @@ class Server:
             chosen &= cohort.answered[plan.canaries.client]
         return np.asarray(chosen)
 
-    def collect(self, cohort: Cohort, blocks: Iterable[Block | ClippedSum | Rejected]) -> Collected:
+    def collect(self, cohort: Cohort, blocks: Iterable[Contribution | Rejected]) -> Collected:
         """Screen, clip and sum the contributions of a cohort and of the canaries that take part.
 
         A unit counts once: what was not invited or comes again is rejected, as is what `screen` rejects, and what an
@@ -199,13 +200,15 @@ class Server:
         return self._aggregator.clipped_sum(rows, width=self._width, state=self.aggregator_state)
 
     def _accept(
-        self, block: Block | ClippedSum, cohort: Cohort, arrived: NDArray[np.bool_]
+        self, block: Contribution, cohort: Cohort, arrived: NDArray[np.bool_]
     ) -> tuple[Vector, int, list[Rejected]]:
         """Return the clipped sum of what may be summed of a block, of how many units, and what was rejected.
 
         Nothing can be taken out of a sum, so that one with a stranger in it is left out whole; and where there are not
         as many rows as units nobody knows whose they are.
         """
+        if isinstance(block, SecureSum) or getattr(self._aggregator, "secure", False):
+            return self._accept_secure(block, cohort, arrived)
         sent = len(block.rows) if isinstance(block, Block) else len(block.norms)
         if sent != block.units.size:
             return self._left_out(block, f"{sent} contributions for {block.units.size} units")
@@ -218,6 +221,23 @@ class Server:
             return self._summed(block)
         return self._left_out(block, f"summed with unit {strangers[0].unit}: {strangers[0].reason}")
 
+    def _accept_secure(
+        self, block: Contribution, cohort: Cohort, arrived: NDArray[np.bool_]
+    ) -> tuple[Vector, int, list[Rejected]]:
+        """Return a sum that came with its noise, where such sums and nothing else are expected."""
+        if not isinstance(block, SecureSum) or not getattr(self._aggregator, "secure", False):
+            return self._left_out(block, "a sum from secure aggregation, or anything else where one was expected")
+        _, strangers = _invited(
+            Block(units=block.units, rows=np.zeros((block.units.size, 1), np.float32)), cohort, arrived
+        )
+        if strangers:
+            return self._left_out(block, f"summed with unit {strangers[0].unit}: {strangers[0].reason}")
+        if block.total.shape != (self._width,) or not np.isfinite(block.total).all():
+            return self._left_out(
+                block, f"a sum of shape {block.total.shape} instead of ({self._width},), or not finite"
+            )
+        return block.total, block.units.size, []
+
     def _summed(self, block: Block | ClippedSum) -> tuple[Vector, int, list[Rejected]]:
         """Screen, clip and sum a block; return the sum, of how many rows, and what was rejected."""
         width = self.weights.size
@@ -229,7 +249,7 @@ class Server:
             return block.total, block.units.size, []
         return self._left_out(block, wrong)
 
-    def _left_out(self, block: Block | ClippedSum, reason: str) -> tuple[Vector, int, list[Rejected]]:
+    def _left_out(self, block: Contribution, reason: str) -> tuple[Vector, int, list[Rejected]]:
         rejected = [Rejected(unit=int(unit), reason=reason) for unit in block.units]
         return np.zeros(self.weights.size), 0, rejected
 
@@ -342,7 +362,7 @@ class Server:
         self.weights = self.optimizer.step(self.weights, self._plan.direction * mean)
 
     def run_round(
-        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block | ClippedSum | Rejected]]
+        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Contribution | Rejected]]
     ) -> tuple[Collected, Release]:
         """Do one whole round with an engine's `run_cohort`; return what was collected and released."""
         cohort = self.cohort(number)

@@ -46,7 +46,8 @@ class IntegerSum:
 
     When they are `minimum`, the shares have a standard deviation of `noise_multiplier` clip norms together, or a little
     more: a share's variance is a whole number. Sums are scaled back to floats, and followed by the number of shares.
-    `noise_factor` is the planted fault of demonstrations: it scales the noise that is really added.
+    `noise_factor` is the planted fault of demonstrations: it scales the noise that is really added. With `secure` sums
+    come with their noise from the devices, through secure aggregation, and none is added here.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class IntegerSum:
     noise_multiplier: float
     minimum: int
     noise_factor: float = 1.0
+    secure: bool = False
 
     def __post_init__(self) -> None:
         _validate.positive(
@@ -69,6 +71,8 @@ class IntegerSum:
     @property
     def noise_source(self) -> str:
         """The generator behind the noise, for the ledger."""
+        if self.secure:
+            return "devices: each its own share, before masking (in process: numpy Philox4x64 from the root seed)"
         how = "exact rejection" if self.kind == "tfp-discrete-gaussian" else "differences of Poisson draws"
         return f"{how} by numpy Philox4x64, keyed by SHA-256 of (root, 'noise', round, attempt, share)"
 
@@ -110,7 +114,7 @@ class IntegerSum:
                 f"{self.name} needs a noise multiplier of at least {_LEAST_STDDEV / levels:.2g};"
                 f" got {self.noise_multiplier:g}. Add more noise, or use aggregator = 'gaussian'."
             )
-        self._share(np.random.default_rng(0), width, 1)
+        self.share(np.random.default_rng(0), width, size=1)
         key = np.frombuffer(_rng.stream(root, "rounding").bytes(16), dtype=np.uint8).copy()
         return {"width": np.asarray(width, dtype=np.int64), "rounding_key": key}
 
@@ -136,11 +140,12 @@ class IntegerSum:
             return None
         return f"{shares} shares of the noise came, of the {self.minimum} that carry what was promised"
 
-    def _share(self, rng: np.random.Generator, width: int, size: int) -> NDArray[np.int64]:
-        return _SAMPLERS[self.kind](rng, self._share_variance(width), size)
+    def share(self, rng: np.random.Generator, width: int, *, size: int | None = None) -> NDArray[np.int64]:
+        """Return the share of the noise that one contribution of `width` coordinates brings, in steps."""
+        return _SAMPLERS[self.kind](rng, self._share_variance(width), width if size is None else size)
 
     def noised(self, total: Vector, *, state: State, root: int, number: int, attempt: int) -> Noised:
-        """Add a share of noise for every place, in the integers of the field.
+        """Add a share of noise for every place, in the integers of the field; none where devices added theirs.
 
         Raises: UsageError for fewer shares than the minimum, and for so many that their sum could leave the field.
         """
@@ -152,8 +157,8 @@ class IntegerSum:
         if not fits_field(shares, l2_norm=grid.l2_norm, noise_stddev=stddev):
             raise UsageError(f"a sum of {shares} contributions does not fit 32 bits. Use smaller cohorts.")
         summed = grid.steps(total[:-1])
-        for share in range(shares):
-            summed += self._share(_rng.stream(root, "noise", number, attempt, share), width, width)
+        for share in range(0 if self.secure else shares):
+            summed += self.share(_rng.stream(root, "noise", number, attempt, share), width)
         return Noised(
             vector=grid.floats(wrapped(summed)),
             event=self.event(width),
@@ -164,7 +169,14 @@ class IntegerSum:
 
 
 def integer_sum(
-    name: str, *, clip_norm: float, noise_multiplier: float, noise_factor: float, expected: float, minimum: int | None
+    name: str,
+    *,
+    clip_norm: float,
+    noise_multiplier: float,
+    noise_factor: float,
+    expected: float,
+    minimum: int | None,
+    secure: bool = False,
 ) -> IntegerSum:
     """Return the aggregator of a configured name.
 
@@ -181,6 +193,7 @@ def integer_sum(
         noise_multiplier=noise_multiplier,
         minimum=minimum,
         noise_factor=noise_factor,
+        secure=secure,
     )
 
 

@@ -25,6 +25,7 @@ from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.run_files import MODEL, RESULT
 from dpaudit.federated.sampling import Population, expected_contributions
 from dpaudit.federated.sampling import header as sampler_header
+from dpaudit.federated.secure_engine import SecureEngine, secured, what_the_server_sees
 from dpaudit.federated.server import Plan, Server
 from dpaudit.federated.silo_journal import SiloJournal
 from dpaudit.federated.silo_server import local_divisor, make_server
@@ -91,6 +92,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "rounds": training.rounds,
         "aggregator": aggregator.name,
         "noise_source": aggregator.noise_source,
+        "server_sees": what_the_server_sees(training),
         "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configuration (predictable noise)",
         "data_commitment": data_commitment(data.train, root=plan.root),
         "versions": _versions(),
@@ -170,7 +172,8 @@ def train(
     if going_on and (out / RESULT).is_file():
         progress(config.training.rounds, config.training.rounds)
         return
-    runner = make_runner(functions, data.train, config.training, root=root)
+    plain = make_runner(functions, data.train, config.training, root=root)
+    runner = secured(plain, aggregator, width=weights.size + config.canaries.count, root=root)
     fakes = canary.make_canaries(config.canaries, population, root=root)
     plan = Plan(
         training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction,
@@ -237,7 +240,7 @@ def _make_aggregator(config: RunConfig, population: Population, *, noise_multipl
 
 def _rounds(
     server: Server,
-    runner: engine.Engine,
+    runner: engine.Engine | SecureEngine,
     journal: Journal,
     config: RunConfig,
     *,

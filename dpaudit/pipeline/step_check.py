@@ -81,7 +81,8 @@ def _with_everybody(config: RunConfig) -> RunConfig:
         rates |= _ONE_LOCAL_STEP
     if config.training.aggregator not in DISTRIBUTED_NOISE:
         return config.model_copy(update={"training": config.training.model_copy(update=rates)})
-    training = config.training.model_copy(update={**rates, "minimum_contributions": ROOM})
+    rates |= {"minimum_contributions": ROOM, "secure_aggregation": False}  # masks change nothing in the sum
+    training = config.training.model_copy(update=rates)
     no_canaries = config.canaries.model_copy(update={"count": 0})
     return config.model_copy(update={"training": training, "canaries": no_canaries})
 

@@ -223,14 +223,14 @@ def test_mutants_of_the_noise_are_seen(kind, monkeypatch):
     ratio, low, high = residual_ratio(honest)
     assert low < ratio < high
     assert residual_ratio(dataclasses.replace(honest, noise_factor=0.5))[0] < low
-    shares = tfp_discrete.IntegerSum._share
+    shares = tfp_discrete.IntegerSum.share
     drawn = []
 
-    def lazy(self, rng, width, size):
+    def lazy(self, rng, width, **size):
         drawn.append(1)
-        return np.zeros(size, np.int64) if len(drawn) % 8 == 0 else shares(self, rng, width, size)
+        return np.zeros(width, np.int64) if len(drawn) % 8 == 0 else shares(self, rng, width, **size)
 
-    monkeypatch.setattr(tfp_discrete.IntegerSum, "_share", lazy)
+    monkeypatch.setattr(tfp_discrete.IntegerSum, "share", lazy)
     assert residual_ratio(honest)[0] < low
 
 
