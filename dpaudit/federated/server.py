@@ -227,7 +227,7 @@ class Server:
         """Return a sum that came with its noise, where such sums and nothing else are expected."""
         if not isinstance(block, SecureSum) or not getattr(self._aggregator, "secure", False):
             return self._left_out(block, "a sum from secure aggregation, or anything else where one was expected")
-        _, strangers = _invited(
+        _, strangers = only_invited(
             Block(units=block.units, rows=np.zeros((block.units.size, 1), np.float32)), cohort, arrived
         )
         if strangers:

@@ -20,12 +20,12 @@ from dpaudit.errors import UsageError
 from dpaudit.events import Gaussian
 from dpaudit.federated import mechanism
 from dpaudit.federated.aggregation import Aggregator
-from dpaudit.federated.clipping import Block, ClippedSum, Rejected, clipped_sum, screen
+from dpaudit.federated.clipping import Block, Rejected, clipped_sum, screen
 from dpaudit.federated.local_engine import canaries_in
 from dpaudit.federated.local_task import DeviceGaussian, LocalBlock, LocalTask
 from dpaudit.federated.optimizers import ServerOptimizer
 from dpaudit.federated.sampling import Cohort
-from dpaudit.federated.server import Collected, Plan, Release, Server, only_invited
+from dpaudit.federated.server import Collected, Contribution, Plan, Release, Server, only_invited
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]
@@ -74,7 +74,7 @@ class SiloServer(Server):
         )  # fmt: skip
 
     def run_round(
-        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Block | ClippedSum | Rejected]]
+        self, number: int, run_cohort: Callable[[Vector, Cohort], Iterable[Contribution | Rejected]]
     ) -> tuple[Collected, Release]:
         """Do one whole round; a round that the ledger already holds is reproduced, or redone with fresh noise.
 
