@@ -250,7 +250,7 @@ class CanaryFamily(Section):
     """Raw length of a `random` or `chosen` canary in clip norms; above 1, so that clipping is under test too."""
     coordinates: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Of `chosen` canaries in the model's weight vector, one each; drawn at random if left out."""
-    value: Positive = 4.0
+    value: Positive = 16.0
     """Of the private feature of `feature` canaries, whose other features are 0."""
     examples: Count | None = None
     """Client level: examples that a data canary holds; 1 if left out (`mislabelled`: all that its device holds)."""

@@ -122,16 +122,28 @@ def gradient_source(section: CanaryFamily, *, parameters: int, root: int) -> Sou
 
 
 def data_source(
-    section: CanaryFamily, examples: "Dataset", functions: "ClientFunctions", training: TrainingSection, *, root: int
+    section: CanaryFamily,
+    examples: "Dataset",
+    functions: "ClientFunctions",
+    training: TrainingSection,
+    *,
+    noise_multiplier: float,
+    root: int,
 ) -> Source:
     """Return the source of a data family: engines like the run's, over its own examples."""
     sender = engine.make_engine(functions, examples, training, root=root)
     single = sender if training.protects_clients else engine.FedSgdEngine(functions, examples, root=root)
-    return Examples(count=section.count, sender=sender, observer=single)
+    return Examples(count=section.count, sender=sender, observer=single, noise_multiplier=noise_multiplier)
 
 
 def make_families(
-    config: RunConfig, data: "FederatedData", population: Population, functions: "ClientFunctions", *, root: int
+    config: RunConfig,
+    data: "FederatedData",
+    population: Population,
+    functions: "ClientFunctions",
+    *,
+    noise_multiplier: float,
+    root: int,
 ) -> tuple[Family, ...]:
     """Return the canary families of a run, in the order of the configuration.
 
@@ -143,7 +155,9 @@ def make_families(
         if section.is_data:
             mine = _originals(data.originals, original, section.count) if section.kind == MISLABELLED else None
             examples = canary_examples(section, data.train, mine, first_feature=feature, root=root)
-            source = data_source(section, examples, functions, config.training, root=root)
+            source = data_source(
+                section, examples, functions, config.training, noise_multiplier=noise_multiplier, root=root
+            )
             original += section.count if section.kind == MISLABELLED else 0
             feature += section.count if section.kind == "feature" else 0
         else:

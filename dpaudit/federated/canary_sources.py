@@ -1,7 +1,7 @@
 """What canaries add to a round, and what is seen of them: directions of the model, single coordinates, examples.
 
-What is seen of a canary is the inner product of the noised sum with the canary's own unit direction, in clip norms;
-its *size* is how much it would add along it after the clip, also in clip norms. Neither depends on a coin.
+What is seen of a canary is the inner product of the noised sum with a unit direction of its own, in clip norms; its
+*size* is how much it would add along it after the clip, also in clip norms. Neither depends on a coin.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import _rng
-from dpaudit.federated.clipping import Block, ClippedSum, Rejected
+from dpaudit.federated.clipping import Block, ClippedSum, Rejected, clip_factors
 from dpaudit.federated.sampling import Cohort
 
 Indices = NDArray[np.int64]
@@ -21,6 +21,8 @@ Vector = NDArray[np.float64]
 Contribution = Block | ClippedSum | Rejected
 _BLOCK_BYTES = 32 * 2**20
 _KEPT_BYTES = 256 * 2**20
+_OUTSTANDING = 3.0
+"""Standard deviations of the noise beyond which a parameter's sum is taken for what real units added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +117,13 @@ class Engine(Protocol):
 class Examples:
     """Examples (or clients that hold them) that are trained on: `sender` runs them as the run's engine runs others.
 
-    `observer` gives single rows, where `sender` may clip and sum by itself.
+    `observer` gives single rows, where `sender` may clip and sum by itself. `noise_multiplier` is the promised one.
     """
 
     count: int
     sender: Engine
     observer: Engine
+    noise_multiplier: float
 
     def contributions(self, wanted: Indices, at: Moment) -> Iterator[Contribution]:
         """Yield what the engine makes of the canaries' examples."""
@@ -128,19 +131,35 @@ class Examples:
             yield from self.sender.run_cohort(at.weights, _cohort(at.number, wanted))
 
     def observe(self, released: Vector, at: Moment) -> tuple[Vector, Vector]:
-        """Run the examples of all canaries, in or out, for the directions of their gradients or updates."""
+        """Run the examples of all canaries, in or out, for the directions of their gradients or updates.
+
+        What others add to a parameter, too (the bias of the last layer, say), tells little of any one canary. So the
+        direction is the matched filter for a variance per parameter: that of the noise, what the family may add, and
+        what stands out of the noise in the released sum itself, which real units must have added.
+        """
         seen, sizes = np.zeros(self.count), np.zeros(self.count)
+        kept = list(self._clipped(at)) if 8 * self.count * released.size <= _KEPT_BYTES else None
+        stands_out = np.square(released / at.clip_norm) - np.square(_OUTSTANDING * self.noise_multiplier)
+        spread = self.noise_multiplier**2 + np.maximum(stands_out, 0.0)
+        for _, rows in self._clipped(at) if kept is None else kept:
+            spread += np.einsum("ij,ij->j", rows, rows)
+        for units, rows in self._clipped(at) if kept is None else kept:
+            filters = rows / spread
+            norms = np.sqrt(np.einsum("ij,ij->i", filters, filters))
+            fit = norms > 0
+            filters = filters[fit] / norms[fit, None]
+            seen[units[fit]] = np.einsum("ij,j->i", filters, released) / at.clip_norm
+            sizes[units[fit]] = np.einsum("ij,ij->i", filters, rows[fit])
+        return seen, sizes
+
+    def _clipped(self, at: Moment) -> Iterator[tuple[Indices, Vector]]:
+        """Yield units and what each would add to the sum, in clip norms; 0 for what is not finite."""
         for block in self.observer.run_cohort(at.weights, _cohort(at.number, np.arange(self.count))):
             if not isinstance(block, Block):
                 raise TypeError("the observer of data canaries must be an engine that yields rows")
             rows = np.asarray(block.rows, dtype=np.float64)
-            with np.errstate(over="ignore", invalid="ignore"):
-                norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-                fit = np.isfinite(norms) & (norms > 0)
-                along = np.einsum("ij,j->i", rows[fit], released) / norms[fit]
-            seen[block.units[fit]] = along / at.clip_norm
-            sizes[block.units[fit]] = np.minimum(norms[fit] / at.clip_norm, 1.0)
-        return seen, sizes
+            rows[~np.isfinite(rows).all(axis=1)] = 0.0
+            yield block.units, rows * (clip_factors(rows, clip_norm=at.clip_norm) / at.clip_norm)[:, None]
 
 
 def _cohort(number: int, units: Indices) -> Cohort:

@@ -167,7 +167,9 @@ def train(
     aggregator = _make_aggregator(config, population, noise_multiplier=noise_multiplier)
     aggregator.start(width=weights.size + config.canaries.count, root=root)  # an unfit one is refused here
     functions = clients.ClientFunctions(model, data.train.x.shape[1:])
-    families = make_families(config, data, population, functions, root=root)  # and canaries that do not fit the model
+    families = make_families(  # canaries that do not fit the model, too
+        config, data, population, functions, noise_multiplier=noise_multiplier, root=root
+    )
     going_on = claim(out, Identity.of(config, root=root, noise_multiplier=noise_multiplier), resume=resume)
     if going_on and (out / RESULT).is_file():
         progress(config.training.rounds, config.training.rounds)
