@@ -25,7 +25,9 @@ def payload(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
         "powers": evidence.powers,
         "attacks": evidence.attacks,
         "checks": evidence.checks,
-        "training": {name: evidence.training[name] for name in view.FACTS if name in evidence.training},
+        "training": {
+            name: evidence.training[name] for name in (*view.FACTS, "canary_families") if name in evidence.training
+        },
         "environment": evidence.environment,
         "created": evidence.created.isoformat(),
     }

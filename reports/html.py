@@ -55,7 +55,7 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
     )  # fmt: skip
 
 
-_TABLES = ("guarantee", "assumptions", "bounds", "powers", "checks", "attacks", "training")
+_TABLES = ("guarantee", "assumptions", "canaries", "bounds", "powers", "checks", "attacks", "training")
 
 
 def _icons(story: Story) -> dict[str, Any] | None:

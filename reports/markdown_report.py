@@ -27,7 +27,7 @@ def render(evidence: Evidence, verdict: Verdict) -> str:
         *_section(
             "The audit",
             (story.audit(), story.power(), story.drill()),
-            (view.bounds(evidence), view.powers(evidence), view.checks(evidence)),
+            (view.canaries(evidence), view.bounds(evidence), view.powers(evidence), view.checks(evidence)),
         ),
         *_section(
             "Attacks",

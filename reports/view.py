@@ -103,6 +103,30 @@ def assumptions(evidence: Evidence) -> Table | None:
     return Table(caption="What the numbers rest on", headers=("used by", "assumption", "status", "by"), rows=rows)
 
 
+KINDS: Mapping[str, str] = {
+    "random": "a random direction of the model",
+    "chosen": "a coordinate of the model",
+    "feature": "an example with a private feature",
+    "mislabelled": "an example with a wrong label",
+    "blank": "an empty example",
+}
+
+
+def canaries(evidence: Evidence) -> Table | None:
+    """The sets of canaries, where there are families beside the Dirac canaries; how coins fell is not shown."""
+    families = evidence.training.get("canary_families")
+    if not isinstance(families, Mapping) or not families:
+        return None
+    dirac = evidence.training.get("canaries")
+    rows = [("Dirac canaries", "a coordinate beside the model", str(dirac))] if isinstance(dirac, int) and dirac else []
+    for name, facts in families.items():
+        kind, count = (facts.get("kind"), facts.get("count")) if isinstance(facts, Mapping) else (None, None)
+        what = KINDS.get(kind, "not known") if isinstance(kind, str) else "not known"
+        rows.append((plain(name), what, str(count) if isinstance(count, int) else "not known"))
+    headers = ("canaries", "what each adds", "number, in or out")
+    return Table(caption="Sets of canaries, each with coins of its own", headers=headers, rows=rows)
+
+
 def bounds(evidence: Evidence) -> Table | None:
     """The lower bounds of the audit."""
     if not evidence.bounds:

@@ -20,7 +20,7 @@ from dpaudit.federated.run_files import (
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import canary_audit, checks, local_checks, per_step
 from dpaudit.pipeline.design import Design
-from dpaudit.pipeline.family_audit import audit_family
+from dpaudit.pipeline.family_audit import audit_family, methods_of
 from dpaudit.pipeline.releases import releases_of
 from dpaudit.records import Bound, CheckResult, PowerResult
 
@@ -55,20 +55,29 @@ def audit_canaries(
     found = CanaryResults()
     if not config.canaries.total:
         return found
-    families = config.canaries.family
-    sets = len(families) + (config.canaries.count > 0)
+    among = bounds_that_share(config)
     inflation = checks.promised_noise(ledger) / design.noise_multiplier
     simulation = {"inflation": inflation, "executor": executor, "cache": run.out / SIMULATIONS}
     if config.canaries.count:
-        _audit_dirac(found, canary_audit.sharing_error(config, among=sets), design, run, ledger, root, simulation)
-    views = [open_family(run.out, family.name, run.rounds_done) for family in families]
+        _audit_dirac(found, canary_audit.sharing_error(config, among=among), design, run, ledger, root, simulation)
+    views = [open_family(run.out, family.name, run.rounds_done) for family in config.canaries.family]
     found.checks += _check_participation(config, run, views)
     for view in views:
-        audited = audit_family(config, design, run, ledger, view, sets=sets, root=root, **simulation)
+        audited = audit_family(config, design, run, ledger, view, among=among, root=root, **simulation)
         found.bounds += audited.bounds
         found.powers += audited.powers
         found.scores[view.name], found.coins[view.name] = audited.scores, audited.coins
     return found
+
+
+def bounds_that_share(config: RunConfig) -> int:
+    """Return among how many bounds the error of the audit is shared: all of them, once there are families.
+
+    Without families each keeps it whole, as the bounds of one set of canaries always did.
+    """
+    families = len(config.canaries.family)
+    dirac = len(config.audit.methods) if config.canaries.count else 0
+    return dirac + families * len(methods_of(config)) if families else 1
 
 
 def _audit_dirac(

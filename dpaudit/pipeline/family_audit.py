@@ -21,7 +21,7 @@ from dpaudit.federated.run_files import TrainingRun
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import canary_audit
 from dpaudit.pipeline.design import Design, secret_sampling_rate
-from dpaudit.pipeline.releases import mean_over_nodes, over_nodes, seen_as_eligible, tree_starts
+from dpaudit.pipeline.releases import mean_over_nodes, noise_inflation, over_nodes, seen_as_eligible, tree_starts
 from dpaudit.records import Bound, PowerResult, Scalar, ScoreSet
 
 Bools = NDArray[np.bool_]
@@ -62,13 +62,20 @@ def observed(config: RunConfig, run: TrainingRun, ledger: PrivacyLedger, view: F
     """Return what is scored: rounds as they stand, or sums over the nodes of a tree (dp-ftrl)."""
     eligible = seen_as_eligible(config, run.out, view.eligible, slot=view.slot)
     if config.training.algorithm != "dp-ftrl":
-        return Observed(observations=view.observations, sizes=view.sizes, eligible=eligible)
+        shown = _released(ledger, len(eligible))
+        return Observed(observations=view.observations[shown], sizes=view.sizes[shown], eligible=eligible[shown])
     starts = tree_starts(ledger, len(eligible))
     return Observed(
         observations=over_nodes(np.asarray(view.observations), starts),
         sizes=mean_over_nodes(np.asarray(view.sizes), eligible, starts),
         eligible=over_nodes(eligible, starts) > 0,
     )
+
+
+def _released(ledger: PrivacyLedger, rounds: int) -> Bools | slice:
+    """Return which rounds released anything, as an index; all of them as a slice, which copies nothing."""
+    shown = ~np.isnan(noise_inflation(ledger, rounds))
+    return slice(None) if shown.all() else shown
 
 
 def scores_of(config: RunConfig, design: Design, found: Observed) -> NDArray[np.float64]:
@@ -89,7 +96,7 @@ def audit_family(
     ledger: PrivacyLedger,
     view: FamilyView,
     *,
-    sets: int,
+    among: int,
     root: int,
     **simulation: Any,
 ) -> FamilyAudit:
@@ -101,16 +108,16 @@ def audit_family(
         run: what the training left.
         ledger: its ledger.
         view: the family.
-        sets: how many sets of canaries share the error of the audit, the Dirac canaries among them.
+        among: how many bounds share the error of the audit.
         root: root seed.
         **simulation: `inflation`, `executor` and `cache`, as for `canary_audit.power`.
     """
     found, methods = observed(config, run, ledger, view), methods_of(config)
     scores, coins = scores_of(config, design, found), family_coins(run.out, view.name)
-    shared, split = canary_audit.sharing_error(config, among=sets * len(methods)), canary_audit.join(scores, coins)
+    shared, split = canary_audit.sharing_error(config, among=among), canary_audit.join(scores, coins)
     seed = _rng.seed_of(root, f"estimation/{view.name}")
     bounds = canary_audit.bounds_of(shared, methods, split, seed=seed)
-    facts: dict[str, Scalar] = {"canary_kind": view.kind, "error_shared_among": sets * len(methods)}
+    facts: dict[str, Scalar] = {"canary_kind": view.kind, "error_shared_among": among}
     if view.kind in GRADIENT_KINDS:
         present = family_participation(run.out, view)
         rest, power_seed = _rest(config, ledger, found, present), _rng.seed_of(root, f"power/{view.name}")
@@ -128,9 +135,11 @@ def audit_family(
 
 def _rest(config: RunConfig, ledger: PrivacyLedger, found: Observed, present: Bools) -> NDArray[np.float64]:
     """Return what is left of the observations without the canaries' own part: noise, real units, other canaries."""
-    tree = config.training.algorithm == "dp-ftrl"
-    there = over_nodes(present, tree_starts(ledger, len(present))) if tree else present
-    return np.asarray(found.observations, dtype=np.float64) - np.asarray(found.sizes) * there
+    if config.training.algorithm == "dp-ftrl":
+        there: NDArray[Any] = over_nodes(present, tree_starts(ledger, len(present)))
+    else:
+        there = present[_released(ledger, len(present))]
+    return np.asarray(found.observations - found.sizes * there, dtype=np.float64)
 
 
 def others(rest: NDArray[np.float64], noise_multiplier: float) -> tuple[float, float]:
