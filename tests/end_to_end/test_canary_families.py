@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from dpaudit import config, evidence
-from dpaudit.cli.main import main
+from dpaudit.cli import main
 from dpaudit.federated.data import prepare
 from dpaudit.pipeline.run import run
 from dpaudit.policy import load_policy
@@ -74,7 +73,7 @@ def test_the_evidence_reads_back_and_the_report_names_the_families(outcome):
         assert "an example with a private feature" in text
 
 
-def test_the_released_model_is_attacked_with_records_as_people_have_them(outcome, tmp_path):
+def test_the_released_model_is_attacked_with_records_as_people_have_them(outcome, tmp_path, capsys):
     """Its 200 private inputs are 0 in use: records of 64 pixels do, in the folder of a run or with an option."""
     out, wanted = outcome[1], config.load(EXAMPLE)
     data = prepare(wanted, root=wanted.run.seed)
@@ -85,11 +84,12 @@ def test_the_released_model_is_attacked_with_records_as_people_have_them(outcome
              "--attack", "loss", "--no-control", "--json"]  # fmt: skip
 
     def attack(*more):
-        return CliRunner().invoke(main, [*asked, *map(str, more)])
+        code = main.run([*asked, *map(str, more)])
+        return code, capsys.readouterr().out
 
     found = [attack(out), attack(out / "model.keras", "--private-features", 200)]
-    assert [answer.exit_code for answer in found] == [0, 0]
-    assert len({json.loads(answer.stdout)["attacks"][0]["auc"] for answer in found}) == 1
-    wrong = attack(out / "model.keras")
-    assert wrong.exit_code == 2
-    assert "(60, 64)" in wrong.output
+    assert [code for code, _ in found] == [0, 0]
+    assert len({json.loads(text)["attacks"][0]["auc"] for _, text in found}) == 1
+    code, text = attack(out / "model.keras")
+    assert code == 2
+    assert "(60, 64)" in text
