@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dpaudit.cli.output import emit, json_option
-from dpaudit.cli.quiet import load_tensorflow
+from dpaudit.cli.quiet import held_back_stderr, load_tensorflow
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,8 +25,9 @@ def command() -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=_FOLDER, help="New folder for the nodes' folders and the server's.")
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes to share the clients among; default: one per client.")
+@click.option("--litert", is_flag=True, help="Nodes run the model by LiteRT, as devices do; see docs/devices.md.")
 @json_option
-def shards(config: Path, out: Path, nodes: int | None, as_json: bool) -> None:
+def shards(config: Path, out: Path, nodes: int | None, litert: bool, as_json: bool) -> None:
     """Cut the data of CONFIG into one folder per node, and what the server keeps instead of data."""
     from dpaudit import _rng
     from dpaudit import config as configuration
@@ -44,9 +45,18 @@ def shards(config: Path, out: Path, nodes: int | None, as_json: bool) -> None:
     root = _rng.root_from_entropy() if settings.run.seed == "os-entropy" else settings.run.seed
     data = prepare(settings, root=root)
     model = models.build_model(settings.model, data.train.x.shape[1:], data.train.classes, root=root)
-    folders = write_shards(out, data, model, nodes=nodes or data.clients)
+    client = _device_client(model, settings.training, data.train) if litert else None
+    folders = write_shards(out, data, model, nodes=nodes or data.clients, client=client)
     payload = {"out": out, "nodes": [folder.name for folder in folders], "clients": data.clients}
     emit("federation-shards", payload, f"{len(folders)} nodes with {data.clients} clients in {out}", as_json=as_json)
+
+
+def _device_client(model: Any, training: Any, data: Any) -> bytes:
+    from dpaudit.federated.device_export import check_algorithm, make_client
+
+    check_algorithm(training)
+    with held_back_stderr():
+        return make_client(model, training, data)
 
 
 @command.command()

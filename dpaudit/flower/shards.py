@@ -3,7 +3,8 @@
     node-00000/data.npz     x, y, client (ids of the run) of this node's clients
     node-00000/model.keras  the model; its weights are replaced by the server's in every round
     node-00000/chain.json   the same model as a chain of Dense layers, where it is one: computed without TensorFlow
-    node-00000/node.json    sizes, and what computes ("chain", "keras", or module:function)
+    node-00000/client.tflite  instead of the model, where the node is a device: computed by LiteRT
+    node-00000/node.json    sizes, and what computes ("chain", "keras", "litert", or module:function)
     server/holdout.npz      what nobody trains on, to measure accuracy
     server/federation.json  how many examples every client holds, which clients every node speaks for: public
 
@@ -28,11 +29,16 @@ from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.run_files import npz_bytes
 from dpaudit.flower.chain_compute import chain_compute, write_chain
 from dpaudit.flower.keras_compute import MODEL, keras_compute
+from dpaudit.flower.litert_compute import CLIENT, litert_compute
 from dpaudit.flower.node import Compute, Node, NodeData
 
 NODE, DATA, SERVER, HOLDOUT, FEDERATION = "node.json", "data.npz", "server", "holdout.npz", "federation.json"
 NODE_SCHEMA, FEDERATION_SCHEMA = "dpaudit.node/v1", "dpaudit.federation-server/v1"
-_COMPUTES: dict[str, Callable[[Path, NodeData], Compute]] = {"keras": keras_compute, "chain": chain_compute}
+_COMPUTES: dict[str, Callable[[Path, NodeData], Compute]] = {
+    "keras": keras_compute,
+    "chain": chain_compute,
+    "litert": litert_compute,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ def folder_of(out: Path, number: int) -> Path:
     return out / f"node-{number:05d}"
 
 
-def write_shards(out: Path, data: FederatedData, model: Any, *, nodes: int) -> list[Path]:
+def write_shards(out: Path, data: FederatedData, model: Any, *, nodes: int, client: bytes | None = None) -> list[Path]:
     """Cut the data of a run into the folders of nodes, clients in order and evenly; return those folders.
 
     Args:
@@ -57,6 +63,7 @@ def write_shards(out: Path, data: FederatedData, model: Any, *, nodes: int) -> l
         data: the run's data.
         model: the run's Keras model.
         nodes: how many; at most one per client.
+        client: device client of `dpaudit.federated.device_export.make_client`, which nodes then run instead of `model`.
 
     Raises: OutputExists when `out` holds something; UsageError for a wrong number of nodes; DataError.
     """
@@ -71,23 +78,28 @@ def write_shards(out: Path, data: FederatedData, model: Any, *, nodes: int) -> l
     for number, clients in enumerate(np.array_split(np.arange(data.clients), nodes)):
         folder = folder_of(out, number)
         folder.mkdir(parents=True)
-        _write_node(folder, data.train.take(np.flatnonzero(np.isin(owner, clients))), model)
+        _write_node(folder, data.train.take(np.flatnonzero(np.isin(owner, clients))), model, client)
         folders.append(folder)
         held[folder.name] = clients.tolist()
     _write_server(out / SERVER, data, np.bincount(owner), held, frozen_digest(model))
     return folders
 
 
-def _write_node(folder: Path, data: Dataset, model: Any) -> None:
+def _write_node(folder: Path, data: Dataset, model: Any, client: bytes | None) -> None:
     serialize.write_atomic(folder / DATA, npz_bytes(x=data.x, y=data.y, client=np.asarray(data.client)), mode=0o600)
-    models.save_model(model, folder / MODEL)
+    if client is None:
+        models.save_model(model, folder / MODEL)
+        compute = "chain" if write_chain(folder, model) else "keras"
+    else:
+        serialize.write_atomic(folder / CLIENT, client)
+        compute = "litert"
     clients, sizes = np.unique(np.asarray(data.client), return_counts=True)
     about = {
         "schema": NODE_SCHEMA,
         "clients": clients.tolist(),
         "sizes": sizes.tolist(),
         "parameters": models.get_weights(model).size,
-        "compute": "chain" if write_chain(folder, model) else "keras",
+        "compute": compute,
     }
     serialize.write_atomic(folder / NODE, serialize.dumps(about))
 

@@ -65,6 +65,10 @@ def test_deltas_equal_those_in_process_for_every_number_of_examples(small, n, ke
     delta, norm = client.train(small.weights.astype(np.float32), x, y, index=index, mask=mask, clip_norm=None)
     np.testing.assert_allclose(delta, twin, atol=1e-6)
     np.testing.assert_allclose(norm, np.linalg.norm(twin.astype(np.float64)), rtol=1e-5)
+    inside, same = client.train(small.weights.astype(np.float32), x, y, index=index, mask=mask, clip_norm=0.07)
+    np.testing.assert_allclose(inside, twin * min(1.0, 0.07 / norm), atol=1e-6)
+    assert np.linalg.norm(inside.astype(np.float64)) <= 0.07
+    assert same == norm
     update = client.update(small.weights, x, y, key=key)
     size = np.linalg.norm(update.delta.astype(np.float64))
     np.testing.assert_allclose(update.delta, twin * min(1.0, 0.1 / norm), atol=1e-6)
