@@ -32,12 +32,27 @@ class Quiet:
         """Ignore."""
 
 
+class _Pace:
+    """Rounds per second since the first round that was announced: a resumed run does not count those before it."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def text(self, done: int) -> str:
+        """Return the pace as text; nothing before there is one."""
+        now = time.monotonic()
+        self._first = self._first or (done, now)
+        rounds, seconds = done - self._first[0], now - self._first[1]
+        return f", {rounds / seconds:.3g} rounds/s" if rounds > 0 and seconds > 0 else ""
+
+
 class Lines:
     """Plain lines with elapsed seconds, for logs and CI."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._tenth = 0
+        self._pace = _Pace()
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - self._start:6.1f}s] {text}\n")
@@ -46,13 +61,15 @@ class Lines:
     def stage(self, text: str) -> None:
         """Print the stage."""
         self._tenth = 0
+        self._pace = _Pace()
         self._say(text)
 
     def rounds(self, done: int, total: int, epsilon: float | None) -> None:
         """Print a line at each tenth of the rounds."""
+        pace = self._pace.text(done)
         if done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            self._say(_round_text(done, total, epsilon))
+            self._say(_round_text(done, total, epsilon) + pace)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -74,19 +91,17 @@ class Live:
         )
         self._progress.start()
         self._task = self._progress.add_task("starting", total=None, detail="")
-        self._rounds_started: float | None = None
+        self._pace = _Pace()
 
     def stage(self, text: str) -> None:
         """Start a new line for a stage."""
         self._progress.update(self._task, total=1, completed=1, detail="")
         self._task = self._progress.add_task(text, total=None, detail="")
-        self._rounds_started = None
+        self._pace = _Pace()
 
     def rounds(self, done: int, total: int, epsilon: float | None) -> None:
         """Move the bar."""
-        self._rounds_started = self._rounds_started or time.monotonic()
-        elapsed = max(time.monotonic() - self._rounds_started, 1e-9)
-        detail = f"{_round_text(done, total, epsilon)}, {done / elapsed:.1f} rounds/s"
+        detail = _round_text(done, total, epsilon) + self._pace.text(done)
         self._progress.update(self._task, total=total, completed=done, detail=detail)
 
     def close(self) -> None:
