@@ -82,9 +82,13 @@ def test_twenty_noisy_rounds_over_flower_s_messages(make_config, data, tmp_path,
     assert counted[0] == counted[1]
 
 
+def held_by_one_node(data):
+    functions = ClientFunctions(models.build_model(ModelSection(hidden=(5,)), (4,), 3, root=0), (4,))
+    return local_nodes.local_nodes(functions, data.train, nodes=1)[100].data
+
+
 def test_a_client_that_cannot_train_is_rejected_alone(data, file):
-    held = local_nodes.local_nodes(ClientFunctions(models.build_model(ModelSection(hidden=(5,)), (4,), 3, root=0), (4,)),
-                                   data.train, nodes=1)[100].data  # fmt: skip
+    held = held_by_one_node(data)
     compute = LiteRtCompute(DeviceClient(file), held)
     whole = compute.updates(job().weights, job().clients, job())
     held.x[held.positions(4)[2], 1] = np.nan
@@ -94,8 +98,7 @@ def test_a_client_that_cannot_train_is_rejected_alone(data, file):
 
 
 def test_what_does_not_fit_is_refused(data, file):
-    functions = ClientFunctions(models.build_model(ModelSection(hidden=(5,)), (4,), 3, root=0), (4,))
-    held = local_nodes.local_nodes(functions, data.train, nodes=1)[100].data
+    held = held_by_one_node(data)
     compute = LiteRtCompute(DeviceClient(file), held)
     for changes in ({"epochs": 3}, {"batch_size": 5}, {"learning_rate": 0.1}):
         local = LocalTraining(**{"epochs": 2, "batch_size": 4, "learning_rate": 0.2, **changes})
