@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpaudit import _rng
 from dpaudit.config import TrainingSection
+from dpaudit.errors import UsageError
 from dpaudit.federated.aggregation import Aggregator
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, SecureSum
 from dpaudit.federated.engine import Engine
@@ -24,6 +25,8 @@ from dpaudit.secagg.memory import secure_sum
 Vector = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _SEES_MASKED = "the noised sum of a round, who took part, and masked vectors that are uniform each by itself"
+HERE = ("in-process", "litert")
+"""Engines whose clients are computed in this process."""
 _GIVEN_UP = "the round of secure aggregation was given up"
 
 
@@ -118,8 +121,29 @@ class SecureEngine:
         return protected(row, self._aggregator, width=self._width, rng=rng)
 
 
-def secured(engine: Engine, aggregator: Aggregator, *, width: int, root: int) -> Engine | SecureEngine:
-    """Return the engine, with secure aggregation around it where the aggregator wants its sums."""
+def refuse_remote(training: TrainingSection, engine: str) -> None:
+    """Raise UsageError where updates would travel to the server one by one before they are masked.
+
+    Args:
+        training: what was configured.
+        engine: name of the engine.
+    """
+    if training.secure_aggregation and engine not in HERE:
+        raise UsageError(
+            f"training.secure_aggregation runs with the engines {' and '.join(HERE)} only, as a rehearsal in one "
+            f"process; with {engine!r} every update would reach the server without its mask. Protect updates in "
+            "transit by TLS, or use one of these engines."
+        )
+
+
+def secured(
+    engine: Engine, aggregator: Aggregator, training: TrainingSection, *, width: int, root: int
+) -> Engine | SecureEngine:
+    """Return the engine, with secure aggregation around it where it is configured.
+
+    Raises: UsageError for an engine whose clients are elsewhere.
+    """
+    refuse_remote(training, engine.name)
     if not isinstance(aggregator, IntegerSum) or not aggregator.secure:
         return engine
     return SecureEngine(engine, aggregator, width=width, root=root)
