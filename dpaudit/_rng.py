@@ -44,11 +44,6 @@ def stream(root: int, purpose: str, *indices: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key))  # type: ignore[arg-type] # numpy's stubs know SeedSequence only
 
 
-def key_of(root: int, purpose: str, *indices: int) -> int:
-    """Return the 128-bit key of the stream, for those who set the counter of a Philox generator themselves."""
-    return _key(root, purpose, indices)
-
-
 def seed_of(root: int, purpose: str, *indices: int) -> int:
     """Return a 31-bit seed of the stream, for libraries that take only small integers."""
     return _key(root, purpose, indices) % (2**31 - 1)

@@ -30,6 +30,7 @@ FACTS: Mapping[str, str] = {
     "units": "Protected units",
     "client_sampling_rate": "Sampling rate of clients",
     "example_sampling_rate": "Sampling rate of examples",
+    "local_steps": "Local steps of a client in a round",
     "sampler": "Sampler",
     "clip_norm": "Clip norm",
     "noise_multiplier": "Noise multiplier",

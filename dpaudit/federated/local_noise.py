@@ -10,6 +10,8 @@ number cost a quarter of what numpy's ziggurat takes. Where the 32 bits of u are
 it, so that the tails do not end at 6.7 sigma.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,11 +31,9 @@ class Streams:
 
     def __init__(self, root: int, purpose: str, *indices: int) -> None:
         """Prepare the generator of (purpose, indices)."""
-        key = _rng.key_of(root, purpose, *indices)
-        words = np.array([key & (2**64 - 1), key >> 64], dtype=np.uint64)
-        self._bits = np.random.Philox(key=words)
-        self._state = self._bits.state
-        self.generator = np.random.Generator(self._bits)
+        self.generator = _rng.stream(root, purpose, *indices)
+        self._bits = self.generator.bit_generator
+        self._state: dict[str, Any] = dict(self._bits.state)
 
     def seek(self, client: int, *, block: int = 0, place: int = 0) -> None:
         """Set the generator to the start of `client`'s stream; `block` (and `place` in it) are kept apart as well."""
@@ -43,7 +43,7 @@ class Streams:
 
     def raw(self, count: int) -> NDArray[np.uint64]:
         """Return the next `count` 64-bit numbers."""
-        return np.asarray(self._bits.random_raw(count))
+        return self._bits.random_raw(count)
 
 
 def device_noise(root: int, number: int, attempt: int, clients: Indices, *, steps: int, width: int) -> Normals:

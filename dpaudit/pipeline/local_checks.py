@@ -57,7 +57,7 @@ def check_noise(
         verification.check_noise_scale(alone, noise_multiplier=promised, significance=share, claim_text=claim),
         verification.check_noise_shape(alone, noise_multiplier=promised, significance=share),
         verification.check_noise_shared(values, shown, significance=share, rows="local steps"),
-        *([_between_clients(values, shown, canary_client[idle], share)] if client_noise.shape[1] > 1 else []),
+        *([_between_clients(found, ~coins, canary_client, share)] if client_noise.shape[1] > 1 else []),
         verification.check_noise_overlap(values, used=shown, significance=share),
         verification.check_noise_rounds(
             squares[counts > 0], counts[counts > 0], noise_multiplier=promised, significance=share
@@ -67,18 +67,22 @@ def check_noise(
     ]
 
 
-def _between_clients(values: Floats, shown: Bools, owner: NDArray[np.int64], share: float) -> CheckResult:
-    """Test that no two clients share noise: rows are clients, columns a place in a client's noise in one step."""
-    clients, first = np.unique(owner, return_index=True)
-    place = np.arange(owner.size) - np.repeat(first, np.diff([*first, owner.size]))
-    width = int(place.max(initial=0)) + 1
-    noise = np.zeros((clients.size, len(values), width))
+def _between_clients(found: Releases, idle: Bools, canary_client: NDArray[np.int64], share: float) -> CheckResult:
+    """Test that no two clients share noise: rows are clients, columns a place in a client's noise in one step.
+
+    A place counts all canaries of a client in their order, as its noise does; only those that are out are looked at.
+    """
+    order = np.argsort(canary_client, kind="stable")
+    owner = canary_client[order]
+    clients, first, row = np.unique(owner, return_index=True, return_inverse=True)
+    place = np.arange(owner.size) - first[row]
+    values, shown = np.asarray(found.observations)[:, order], (found.released & idle)[:, order]
+    noise = np.zeros((clients.size, len(values), int(place.max(initial=0)) + 1))
     mask = np.zeros(noise.shape, dtype=np.bool_)
-    row = np.searchsorted(clients, owner)
     noise[row, :, place], mask[row, :, place] = values.T, shown.T
-    flat = noise.reshape(clients.size, len(values) * width)
+    shape = clients.size, noise[0].size
     return verification.check_noise_shared(
-        flat, mask.reshape(flat.shape), significance=share, check="noise.clients", rows="clients"
+        noise.reshape(shape), mask.reshape(shape), significance=share, check="noise.clients", rows="clients"
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpaudit import accounting, evidence, gate, serialize
 from dpaudit.config import RunConfig
+from dpaudit.events import Event, SelfComposed
 from dpaudit.fanout import Executor, open_executor
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.engine import MakeRunner
@@ -230,6 +231,11 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
     return [*sampling, replayed, *recorded, *step, checks.check_model(run), *drill]
 
 
+def _sampler(event: Event) -> str:
+    """Return the name of an event's outermost sampler; local steps are composed of events that have one."""
+    return _sampler(event.event) if isinstance(event, SelfComposed) else type(event).__name__
+
+
 def _training_facts(trained: Trained) -> dict[str, Any]:
     config, digest = trained.config, PrivacyLedger.open(trained.workspace.ledger).digest
     return {
@@ -239,7 +245,7 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "clients": trained.data.clients,
         "units": trained.units,
         "unit": config.claim.unit,
-        "sampler": trained.design.round_event.__class__.__name__,
+        "sampler": _sampler(trained.design.round_event),
         "client_sampling_rate": config.training.client_sampling_rate,
         "example_sampling_rate": config.training.example_sampling_rate,
         "clip_norm": config.training.clip_norm,

@@ -250,3 +250,37 @@ def test_the_unit_is_the_example(local_config):
     body["claim"]["unit"] = "client"
     with pytest.raises(ValueError, match="protects the example"):
         RunConfig.model_validate(body)
+
+
+def test_a_run_killed_at_any_write_is_the_run_that_never_was(local_config, data, tmp_path, monkeypatch):
+    from dpaudit.federated.journal import Journal
+
+    config = local_config(rounds=4)
+    go(config, data, tmp_path / "whole")
+    calls = []
+
+    def watch(patch, kill_at):
+        calls.clear()
+        for owner, name in ((Journal, "_append"), (PrivacyLedger, "_write")):
+            honest = getattr(owner, name)
+
+            def call(self, *arguments, honest=honest):
+                calls.append(1)
+                if len(calls) == kill_at:
+                    raise Crash
+                return honest(self, *arguments)
+
+            patch.setattr(owner, name, call)
+
+    with monkeypatch.context() as patch:
+        watch(patch, None)
+        go(config, data, tmp_path / "counted")
+        total = len(calls)
+    for number, kill_at in enumerate(np.random.default_rng(3).choice(np.arange(2, total), 6, replace=False).tolist()):
+        out = tmp_path / f"broken-{number}"
+        with monkeypatch.context() as patch:
+            watch(patch, kill_at)
+            with pytest.raises(Crash):
+                go(config, data, out)
+        assert go(config, data, out, resume=True).noise_draws == 4
+        same_run(out, tmp_path / "whole")
