@@ -13,100 +13,25 @@ flat vectors in the order of `trainable_variables`, one row per *stack* (a clien
     updates = chain.local_updates(start, all_x, all_y, index=index, shares=shares)
 """
 
-import math
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpaudit.errors import DataError
 from dpaudit.federated.bookkeeping import ROUNDING
+from dpaudit.federated.dense_batch import ACTIVATIONS, SPACE, Batch, Floats, Ints, views
 from dpaudit.federated.dense_links import Link, links_of
-from dpaudit.federated.layer_rules import TINY
+from dpaudit.federated.layer_rules import Unsupported
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.integer[Any]]
 _STATE_BYTES = 2**21
 """Clients are trained in groups whose weights and gradients fit in a processor's cache."""
-_HELD = 2**20
+_PRODUCT, _SUM, _ROWS = 2**18, 2**13, 16
+"""Largest rows x inputs x units, and rows x units, of one product; and the fewest rows that are worth it.
+
+Above about that size OpenBLAS takes several threads, which wait for each other: on a machine with other work a step
+then takes a hundred times as long. Batches are cut into pieces of so many rows, each multiplied on its own.
+"""
 _EPS = 2.0**-24
-_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
-
-
-def _linear(z: Floats) -> None:
-    """Change nothing."""
-    del z
-
-
-def _through_linear(d: Floats, out: Floats) -> None:
-    """Change nothing."""
-    del d, out
-
-
-def _relu(z: Floats) -> None:
-    np.maximum(z, _ZERO, out=z)
-
-
-def _tanh(z: Floats) -> None:
-    np.tanh(z, out=z)
-
-
-def _sigmoid(z: Floats) -> None:
-    np.negative(z, out=z)
-    np.exp(z, out=z)
-    np.divide(_ONE, z + _ONE, out=z)
-
-
-def _elu(z: Floats) -> None:
-    np.copyto(z, np.expm1(np.minimum(z, _ZERO)), where=z < 0)
-
-
-def _through_relu(d: Floats, out: Floats) -> None:
-    np.multiply(d, out > 0, out=d)
-
-
-def _through_tanh(d: Floats, out: Floats) -> None:
-    np.multiply(d, _ONE - out * out, out=d)
-
-
-def _through_sigmoid(d: Floats, out: Floats) -> None:
-    np.multiply(d, out * (_ONE - out), out=d)
-
-
-def _through_elu(d: Floats, out: Floats) -> None:
-    np.multiply(d, np.minimum(out, _ZERO) + _ONE, out=d)
-
-
-_ACTIVATIONS: dict[str, tuple[Callable[[Floats], None], Callable[[Floats, Floats], None]]] = {
-    "linear": (_linear, _through_linear),
-    "relu": (_relu, _through_relu),
-    "tanh": (_tanh, _through_tanh),
-    "sigmoid": (_sigmoid, _through_sigmoid),
-    "elu": (_elu, _through_elu),
-}
-"""In place: the activation, and the gradient of its input from that of its output and the output itself."""
-
-
-class _Space(threading.local):
-    """Memory that a thread uses again in every call, so that its pages are there and in the cache."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Floats] = {}
-
-    def array(self, name: str, *shape: int) -> Floats:
-        """Return an array of undefined content, valid until the name is asked for again; large ones are not held."""
-        size = math.prod(shape)
-        if size > _HELD:
-            return np.empty(shape, np.float32)
-        flat = self._held.get(name)
-        if flat is None or flat.size < size:
-            flat = self._held[name] = np.empty(size + size // 4, np.float32)
-        return flat[:size].reshape(shape)
-
-
-_SPACE = _Space()
 
 
 class DenseChain:
@@ -116,6 +41,8 @@ class DenseChain:
         """Describe a chain whose input is multiplied by `scale`, then raised by `offset`."""
         self.links, self._scale, self._offset = links, np.float32(scale), np.float32(offset)
         self.parameters = sum(link.parameters for link in links)
+        fit = (min(_PRODUCT // (link.inputs * link.units), _SUM // link.units) for link in links)
+        self._rows = max(1, min(fit))
         longest = max(link.inputs + link.units for link in links)
         self._raise = np.float32(1.0 + max(ROUNDING, (longest + 8) * _EPS / 2))
 
@@ -123,10 +50,14 @@ class DenseChain:
     def of(cls, model: Any) -> "DenseChain":
         """Return the chain of a built Keras model; raises `Unsupported`, which says why, where it is none.
 
-        See `dpaudit.federated.dense_links` for what is recognised; the activations are those known here.
+        See `dpaudit.federated.dense_links` for what is recognised; the activations are those known here. A chain with
+        a layer of more than 16,384 weights is left to TensorFlow.
         """
-        links, scale, offset = links_of(model, activations=frozenset(_ACTIVATIONS))
-        return cls(links, scale=scale, offset=offset)
+        links, scale, offset = links_of(model, activations=frozenset(ACTIVATIONS))
+        chain = cls(links, scale=scale, offset=offset)
+        if chain._rows < _ROWS:
+            raise Unsupported("a layer is so large that TensorFlow's products are worth their start")
+        return chain
 
     @property
     def scale(self) -> float:
@@ -163,26 +94,27 @@ class DenseChain:
 
         Raises: DataError for a label that is no class.
         """
+        sums = np.empty((x.shape[0], self.parameters), np.float32)
         with np.errstate(all="ignore"):
-            batch = _Batch(self.links, weights, x.shape[1], data=self._inputs(x, mask))
-            batch.run(self._chosen(y[None])[0], _ONE)
-            norms: Floats = np.sqrt(batch.squares()) * self._raise
+            batch = self._filled(weights, x, mask)
+            batch.run(self._chosen(batch.padded(y)[None])[0], np.float32(1.0))
+            norms: Floats = np.sqrt(batch.squares()).reshape(len(x), batch.size) * self._raise
             factors: Floats = np.asarray(clip_norm / np.maximum(norms, np.float32(clip_norm)), np.float32)
-            if mask is not None:
-                np.multiply(factors, mask, out=factors)
-                norms[mask == 0] = _ZERO
-            sums = np.empty((x.shape[0], self.parameters), np.float32)
-            batch.scale(factors)
-            batch.products(_views(self.links, sums))
+            present = np.ones(y.shape, np.float32) if mask is None else mask
+            batch.scale(factors * batch.padded(present))
+            batch.products(views(self.links, sums))
+        norms = norms[:, : x.shape[1]]
+        if mask is not None:
+            norms[mask == 0] = np.float32(0.0)
         return sums, norms
 
     def gradients(self, weights: Floats, x: Floats, y: Ints, shares: Floats) -> Floats:
         """Return each stack's gradient of the sum of losses times `shares` (stacks, batch): (stacks, parameters)."""
         found = np.empty((x.shape[0], self.parameters), np.float32)
         with np.errstate(all="ignore"):
-            batch = _Batch(self.links, weights, x.shape[1], data=self._inputs(x, shares))
-            batch.run(self._chosen(y[None])[0], shares.ravel())
-            batch.products(_views(self.links, found))
+            batch = self._filled(weights, x, shares)
+            batch.run(self._chosen(batch.padded(y)[None])[0], batch.padded(shares).reshape(-1))
+            batch.products(views(self.links, found))
         return found
 
     def local_updates(self, start: Floats, x: Floats, y: Ints, *, index: Ints, shares: Floats) -> Floats:
@@ -206,33 +138,36 @@ class DenseChain:
         with np.errstate(all="ignore"):
             for number in range(groups):
                 group = slice(number * len(index) // groups, (number + 1) * len(index) // groups)
-                positions = np.ascontiguousarray(index[group].transpose(1, 0, 2), np.intp)
-                weights = np.ascontiguousarray(shares[group].transpose(1, 0, 2))
-                self._train(updates[group], start, flat, positions, self._chosen(y.take(positions)), weights)
+                self._train(updates[group], start, flat, y, index[group], shares[group])
         return updates
 
-    def _train(self, updates: Floats, start: Floats, x: Floats, index: Ints, chosen: Ints, shares: Floats) -> None:
-        """Write the updates (clients, parameters) of a group; index and shares are (steps, clients, batch)."""
-        local, steps = (_SPACE.array(name, *updates.shape) for name in ("local", "steps"))
+    def _train(self, updates: Floats, start: Floats, x: Floats, y: Ints, index: Ints, shares: Floats) -> None:
+        """Write the updates (clients, parameters) of a group of clients."""
+        local, steps = (SPACE.array(name, *updates.shape) for name in ("local", "steps"))
         local[:] = start
-        batch, targets = _Batch(self.links, local, index.shape[2]), _views(self.links, steps)
-        padded = bool((shares == 0).any())
-        for step in range(len(index)):
-            x.take(index[step], axis=0, out=batch.data, mode="clip")  # "raise" would copy; y.take has looked
-            self._prepare(batch.data, shares[step] if padded else None)
-            batch.run(chosen[step], shares[step].reshape(-1))
+        batch, targets = Batch(self.links, local, index.shape[2], self._rows), views(self.links, steps)
+        positions = np.ascontiguousarray(batch.padded(index).swapaxes(0, 1), np.intp)
+        share_of = np.ascontiguousarray(batch.padded(shares).swapaxes(0, 1))
+        chosen, holes = self._chosen(y.take(positions)), bool((share_of == 0).any())
+        for step, (at, share) in enumerate(zip(positions, share_of, strict=True)):
+            x.take(at.reshape(batch.data.shape[:-1]), axis=0, out=batch.data, mode="clip")  # y.take has looked
+            self._prepare(batch.data, share.reshape(batch.data.shape[:-1]) if holes else None)
+            batch.run(chosen[step], share.reshape(-1))
             batch.products(targets)
             np.subtract(local, steps, out=local)
         np.subtract(local, start, out=updates)
 
-    def _inputs(self, x: Floats, mask: Floats | None) -> Floats:
-        """Return the input of the first Dense layer (stacks, batch, inputs); the caller's array is left alone."""
-        flat = x.reshape(*x.shape[:2], self.links[0].inputs)
-        if mask is None and self._scale == 1 and self._offset == 0:
-            return flat
-        return self._prepare(flat.copy(), mask)
+    def _filled(self, weights: Floats, x: Floats, mask: Floats | None) -> Batch:
+        """Return a batch whose inputs are `x`, rescaled, and zero where the mask is."""
+        batch = Batch(self.links, weights, x.shape[1], self._rows)
+        inputs = self.links[0].inputs
+        rows = batch.data.reshape(len(x), batch.size, inputs)
+        rows[:, : x.shape[1]] = x.reshape(*x.shape[:2], inputs)
+        rows[:, x.shape[1] :] = np.float32(0.0)
+        self._prepare(rows[:, : x.shape[1]], mask)
+        return batch
 
-    def _prepare(self, data: Floats, mask: Floats | None) -> Floats:
+    def _prepare(self, data: Floats, mask: Floats | None) -> None:
         """Rescale, and put zeros where the mask is zero, in place.
 
         Padding points at some example or other: if that one holds a NaN, multiplying by zero would spread it.
@@ -241,91 +176,13 @@ class DenseChain:
             np.multiply(data, self._scale, out=data)
             np.add(data, self._offset, out=data)
         if mask is not None:
-            data[mask == 0] = _ZERO
-        return data
+            data[mask == 0] = np.float32(0.0)
 
     def _chosen(self, labels: Ints) -> Ints:
-        """Return where (steps, stacks x batch) the labels (steps, stacks, batch) stand in logits, classes first."""
+        """Return where (steps, stacks x batch) the labels (steps, stacks, batch) stand in the logits of a batch."""
         classes = self.links[-1].units
         if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             raise DataError(f"labels must lie in 0..{classes - 1}; got {int(labels.min())} to {int(labels.max())}.")
         count = labels.shape[1] * labels.shape[2]
         chosen: Ints = labels.reshape(len(labels), count).astype(np.intp) * count + np.arange(count)
         return chosen
-
-
-def _views(links: tuple[Link, ...], weights: Floats) -> list[tuple[Floats, Floats | None]]:
-    """Return kernels (stacks, inputs, units) and biases (stacks, 1, units) as views of the rows of `weights`."""
-    found: list[tuple[Floats, Floats | None]] = []
-    first = 0
-    for link in links:
-        middle, end = first + link.inputs * link.units, first + link.parameters
-        kernel = weights[:, first:middle].reshape(-1, link.inputs, link.units)
-        found.append((kernel, weights[:, None, middle:end] if link.bias else None))
-        first = end
-    return found
-
-
-class _Batch:
-    """The arrays of one batch of every stack, laid out once and used at every step.
-
-    At this size looking arrays up costs as much as filling them. Logits have the classes first, where reductions over
-    classes are fast.
-    """
-
-    def __init__(self, links: tuple[Link, ...], weights: Floats, batch: int, *, data: Floats | None = None) -> None:
-        """Lay out arrays for `weights` (stacks, parameters), which are looked at again at every run."""
-        stacks, units = len(weights), [link.units for link in links]
-        self.data = _SPACE.array("data", stacks, batch, links[0].inputs) if data is None else data
-        hidden = [_SPACE.array(f"hidden {at}", stacks, batch, size) for at, size in enumerate(units[:-1])]
-        logits = _SPACE.array("logits", units[-1], stacks, batch)
-        self._links, self._inputs = links, [self.data, *hidden]
-        self._turned = [inputs.swapaxes(1, 2) for inputs in self._inputs]
-        self._flat, self._line = logits.reshape(units[-1], -1), logits.reshape(-1)
-        self._d = [_SPACE.array(f"back {at}", stacks, batch, size) for at, size in enumerate(units[:-1])]
-        self._d.append(logits.transpose(1, 2, 0))
-        self._kernels, biases = zip(*_views(links, weights), strict=True)
-        self._back = [kernel.swapaxes(1, 2) for kernel in self._kernels]
-        last = None if biases[-1] is None else biases[-1].transpose(2, 0, 1)
-        self._shifts = [*zip(hidden, biases[:-1], strict=True), (logits, last)]  # each in the order of its memory
-        self._targets = [*hidden, self._d[-1]]
-        self._acts = [_ACTIVATIONS[link.activation] for link in links]
-        self._ones = np.ones((1, batch), np.float32)
-
-    def run(self, chosen: Ints, share: Floats | np.float32) -> None:
-        """Fill, per layer, the gradient of its output before the activation, of losses times `share`."""
-        for inputs, kernel, out, (raised, bias), (apply, _) in zip(
-            self._inputs, self._kernels, self._targets, self._shifts, self._acts, strict=True
-        ):
-            np.matmul(inputs, kernel, out=out)
-            if bias is not None:
-                np.add(raised, bias, out=raised)
-            apply(out)
-        flat = self._flat
-        np.subtract(flat, flat.max(axis=0), out=flat)
-        np.exp(flat, out=flat)
-        np.multiply(flat, share / flat.sum(axis=0), out=flat)
-        self._line[chosen] -= share
-        for at in range(len(self._d) - 1, 0, -1):
-            np.matmul(self._d[at], self._back[at], out=self._d[at - 1])
-            self._acts[at - 1][1](self._d[at - 1], self._inputs[at])
-
-    def squares(self) -> Floats:
-        """Return the squared norms of the per-example gradients (stacks, batch): ||d||^2 (||inputs||^2 + 1)."""
-        total = np.zeros(self.data.shape[:2], np.float32)
-        for link, inputs, d in zip(self._links, self._inputs, self._d, strict=True):
-            one, hidden = np.float32(TINY * link.inputs + link.bias), np.float32(TINY * link.units)
-            total += (np.einsum("sbi,sbi->sb", inputs, inputs) + one) * (np.einsum("sbi,sbi->sb", d, d) + hidden)
-        return total
-
-    def scale(self, factors: Floats) -> None:
-        """Multiply what every example adds to `products` by its factor (stacks, batch)."""
-        for d in self._d:
-            np.multiply(d, factors[..., None], out=d)
-
-    def products(self, targets: list[tuple[Floats, Floats | None]]) -> None:
-        """Write the sums over examples of the gradients of all kernels and biases into `targets`."""
-        for turned, d, (kernel, bias) in zip(self._turned, self._d, targets, strict=True):
-            np.matmul(turned, d, out=kernel)
-            if bias is not None:
-                np.matmul(self._ones, d, out=bias)

@@ -111,6 +111,29 @@ def test_no_contribution_exceeds_the_clip_norm(widths, scale):
     np.testing.assert_allclose(lengths[clipped], clip_norm, rtol=1e-3)
 
 
+@pytest.mark.parametrize("batch", [64, 65, 131])
+def test_pieces_of_a_batch_are_put_together(batch):
+    chain = chain_of((64, 64, 10))
+    assert chain._rows == 64
+    weights, x, y = inputs_of(chain, stacks=2, batch=batch, scale=0.2)
+    whole = chain_of((64, 64, 10))
+    whole._rows = 10**6
+    mask = np.random.default_rng(1).integers(2, size=y.shape).astype(np.float32)
+    index = np.random.default_rng(2).integers(batch, size=(3, 2, batch))
+    shares = np.random.default_rng(3).integers(2, size=index.shape).astype(np.float32) / 64
+    for (sums, norms), (truth, lengths) in (
+        (of.clipped_sums(weights, x, y, mask=held, clip_norm=0.5) for of in (chain, whole)) for held in (mask, None)
+    ):
+        np.testing.assert_allclose(norms, lengths, rtol=1e-5)
+        np.testing.assert_allclose(sums, truth, rtol=1e-4, atol=1e-5)
+    for pair in (
+        [of.gradients(weights, x, y, mask) for of in (chain, whole)],
+        [of.local_updates(weights[0], x[0], y[0], index=index, shares=shares) for of in (chain, whole)],
+    ):
+        assert np.abs(pair[0]).max() > 0.01
+        np.testing.assert_allclose(pair[0], pair[1], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25, -1e38])
 def test_a_bad_example_shows_in_its_own_norm_and_no_other_stack(bad):
     chain = chain_of((6, 5, 3))
@@ -318,6 +341,8 @@ UNKNOWN = {
     "more than two numbers": lambda: sequential(layers.Rescaling(np.arange(16) / 16)),
     "(Sequential) stands in": lambda: sequential(keras.Sequential([keras.Input((16,)), layers.Dense(4)])),
     "the output is not": inner_output,
+    "a layer is so large": lambda: sequential(layers.Dense(129), layers.Dense(129)),
+    "a layer is so large that": lambda: sequential(layers.Dense(1000)),
 }
 
 
