@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpaudit.cli.executor_options import chosen_executor, executor_options
 from dpaudit.cli.output import emit, json_option
 from dpaudit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 
 if TYPE_CHECKING:
     from dpaudit.records import CheckResult, Scalar, Status
     from dpaudit.verification import PrivacyClaim
-    from dpaudit.verification.mechanism import Mechanism
+    from dpaudit.verification.draws import Mechanism
     from dpaudit.verification.neighbours import Pairs
 
 
@@ -160,6 +161,7 @@ def step(
 @click.option("--float-bits", is_flag=True, help="Also look for the holes of floating-point noise.")
 @click.option("--significance", type=float, default=0.01, show_default=True, help="False-alarm probability.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@executor_options
 @json_option
 @click.pass_context
 def mechanism(
@@ -179,6 +181,9 @@ def mechanism(
     float_bits: bool,
     significance: float,
     seed: int,
+    executor: str,
+    processes: int | None,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Test a mechanism on pairs of neighbouring data sets, until its claim is refuted or the budget is used.
@@ -192,11 +197,15 @@ def mechanism(
     claim = _claim(epsilon, delta, mu=mu, renyi=renyi, profile=profile)
     options: dict[str, Any] = {"significance": significance, "search": search, "float_bits": float_bits, "seed": seed}
     facts: dict[str, Scalar] = {"claim": claim.text, "significance": significance, "seed": seed}
-    if fixed:
-        result, bound = verification.check_mechanism_fixed(mechanism, neighbours, claim, outputs=max_pairs, **options)
-        facts |= {"epsilon_at_least": bound.epsilon(delta) if bound else None, "delta": delta}
-    else:
-        result = verification.check_mechanism(mechanism, neighbours, claim=claim, max_pairs=max_pairs, **options)
+    with chosen_executor(executor, processes, ray_address) as where:
+        options["executor"] = where
+        if fixed:
+            result, bound = verification.check_mechanism_fixed(
+                mechanism, neighbours, claim, outputs=max_pairs, **options
+            )
+            facts |= {"epsilon_at_least": bound.epsilon(delta) if bound else None, "delta": delta}
+        else:
+            result = verification.check_mechanism(mechanism, neighbours, claim=claim, max_pairs=max_pairs, **options)
     report(ctx, [result], as_json=as_json, **facts)
 
 

@@ -21,6 +21,7 @@ WANTED = {
     "ai-edge-litert": ("2.0", "pip install 'dpaudit[litert]'"),
     "pyarrow": ("17", "pip install 'dpaudit[parquet]'"),
     "flwr": ("1.41", "pip install 'dpaudit[flower]'"),
+    "joblib": ("1.4", "pip install 'dpaudit[fanout]'"),
     "ray": ("2.55", "pip install 'dpaudit[ray]'"),
 }
 BELOW = {"flwr": "1.42"}

@@ -25,6 +25,7 @@ def engine_option(function: Any) -> Any:
         default="in-process",
         show_default=True,
         callback=_checked,
-        help="Where clients are computed: in-process, litert, flower (simulated; flower:nodes=4) or flower-loopback. "
+        help="Where clients are computed: in-process, litert, flower (simulated; flower:nodes=4), flower-loopback or "
+        "ray. "
         "Server, noise and ledger are the same.",
     )(function)

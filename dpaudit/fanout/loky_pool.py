@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpaudit import _validate
-from dpaudit.errors import MissingDependency
+from dpaudit.errors import MissingDependency, UsageError
 from dpaudit.fanout.executors import Closing
 from dpaudit.fanout.tasks import Answer, Done, Failure, Task, answer, done_from
 from dpaudit.fanout.workers import RETRIES, environment
@@ -139,7 +139,10 @@ def _shipped(shared: Mapping[str, Any] | None) -> Iterator[str | None]:
 
     with tempfile.TemporaryDirectory(prefix="dpaudit-fanout-") as folder:
         path = Path(folder) / "shared"
-        path.write_bytes(dumps(dict(shared)))
+        try:
+            path.write_bytes(dumps(dict(shared)))
+        except Exception as error:  # whatever the pickler meets
+            raise UsageError(f"what the tasks share cannot be sent to processes: {error}. Use plain data.") from error
         yield str(path)
 
 

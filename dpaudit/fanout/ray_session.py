@@ -1,10 +1,12 @@
 """A connection to Ray: a Ray of our own on this machine that ends with us, or somebody's cluster that does not."""
 
+import contextlib
 import functools
 import gc
 import os
 import socket
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from dpaudit.fanout.workers import environment
 
 INSTALL = "pip install 'dpaudit[ray]'"
 _QUIET: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+_STARTS = 3  # tries to start a Ray of our own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +37,14 @@ class RaySession:
         return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
     def put(self, value: Any) -> Any:
-        """Place a value in the object store once, for all workers."""
-        return self.ray.put(value)
+        """Place a value in the object store once, for all workers.
+
+        Raises: UsageError for a value that cannot be sent.
+        """
+        try:
+            return self.ray.put(value)
+        except Exception as error:  # whatever the pickler meets
+            raise UsageError(f"what the tasks share cannot be sent to Ray: {error}. Use plain data.") from error
 
 
 @contextmanager
@@ -76,12 +86,29 @@ def _connect(ray: Any, address: str, processes: int | None) -> None:
         variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
         options = {"include_dashboard": False, "num_cpus": processes}
     options |= {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
-    try:
-        with _warnings_of_ray():
-            ray.init(address=address, runtime_env={"env_vars": variables}, **options)
-            gc.collect()
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"cannot connect to Ray at {address}: {error}. Is it running (`ray status`)?") from error
+    for attempt in range(_STARTS):
+        try:
+            with _warnings_of_ray():
+                ray.init(address=address, runtime_env={"env_vars": variables}, **options)
+                gc.collect()
+            return
+        except Exception as error:  # Ray raises a bare Exception when its start takes longer than 30 s
+            with _warnings_of_ray():
+                ray.shutdown()
+                _end_half_started(error)
+                gc.collect()
+            if address != "local" or attempt == _STARTS - 1:
+                hint = "Is it running (`ray status`)?" if address != "local" else "Is the machine overloaded?"
+                raise UsageError(f"cannot connect to Ray at {address}: {error} {hint}") from error
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a Ray whose start failed: only the frames of the failure still know its node."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node: Any = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            with contextlib.suppress(Exception):  # some may be gone already
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 @contextmanager

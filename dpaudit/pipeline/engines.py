@@ -12,8 +12,8 @@ from dpaudit.errors import UsageError
 from dpaudit.federated.data import FederatedData
 from dpaudit.federated.engine import MakeRunner, make_engine
 
-IN_PROCESS, LITERT, FLOWER, LOOPBACK = "in-process", "litert", "flower", "flower-loopback"
-NAMES = (IN_PROCESS, LITERT, FLOWER, LOOPBACK)
+IN_PROCESS, LITERT, FLOWER, LOOPBACK, RAY = "in-process", "litert", "flower", "flower-loopback", "ray"
+NAMES = (IN_PROCESS, LITERT, FLOWER, LOOPBACK, RAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ def open_engine(text: str, config: RunConfig, data: FederatedData, *, root: int)
 
     Args:
         text: `in-process`, `litert` (what a device computes, one client after the other), `flower` (Flower's
-            simulation; with options), or `flower-loopback` (Flower's messages and our apps in this process).
+            simulation; with options), `flower-loopback` (Flower's messages and our apps in this process), or `ray`
+            (actors on this machine, or of the cluster at RAY_ADDRESS).
         config: the run.
         data: its data.
         root: root seed; it stays in this process.
@@ -57,6 +58,12 @@ def open_engine(text: str, config: RunConfig, data: FederatedData, *, root: int)
     Raises: UsageError for an unknown name, MissingDependency when its package is not installed.
     """
     choice = parse_engine(text)
+    if choice.name == RAY:
+        from dpaudit.federated.ray_engine import open_ray_engine
+
+        with open_ray_engine(config) as make_runner:
+            yield make_runner
+        return
     if choice.name != FLOWER:
         yield step_engine(text)
         return
@@ -69,10 +76,11 @@ def open_engine(text: str, config: RunConfig, data: FederatedData, *, root: int)
 def step_engine(text: str) -> MakeRunner:
     """Return what makes the engine of the step test, which runs single rounds on data of its own.
 
-    For `flower` that is Flower's messages and our apps without a network, which no round of a few units needs.
+    For `flower` that is Flower's messages and our apps without a network, which no round of a few units needs; for
+    `ray` the engine that its actors hold.
     """
     name = parse_engine(text).name
-    if name == IN_PROCESS:
+    if name in (IN_PROCESS, RAY):
         return make_engine
     if name == LITERT:
         from dpaudit.federated.litert_engine import LiteRtEngine

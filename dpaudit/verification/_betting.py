@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from dpaudit import _rng
 from dpaudit.estimation import PairTest
-from dpaudit.verification._learn import Event, as_samples, candidates
+from dpaudit.verification._learn import Event, candidates
+from dpaudit.verification.draws import Order
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ class Contest:
         self,
         pair: Any,
         points: Sequence[tuple[float, float]],
-        draw: Callable[[Any, int, np.random.Generator], Any],
+        draw: Callable[[Order], Floats],
         *,
         root: int,
         float_bits: bool,
@@ -102,11 +103,14 @@ class Contest:
         """Logarithm of the wealth over all points and directions."""
         return float(np.logaddexp.reduce(np.log(self._shares) + [bet.log_wealth for bet in self._bets]))
 
+    def orders(self, size: int) -> list[Order]:
+        """Return what the next `play` will draw, on the first and on the second side."""
+        sides = (("first", self._pair.first), ("second", self._pair.second))
+        return [Order(dataset=d, size=size, root=self._root, side=side, indices=(self._rounds,)) for side, d in sides]
+
     def play(self, size: int) -> None:
         """Draw `size` outputs on each side; bet on them, then learn from them."""
-        streams = [_rng.stream(self._root, side, self._rounds) for side in ("first", "second")]
-        x = as_samples(self._draw(self._pair.first, size, streams[0]), size)
-        y = as_samples(self._draw(self._pair.second, size, streams[1]), size)
+        x, y = map(self._draw, self.orders(size))
         if self._rounds:
             for bet in self._bets:
                 bet.place(x, y)

@@ -1,11 +1,12 @@
 """Several pairs of neighbouring data sets under one error probability: who is drawn from, who holds how much wealth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dpaudit.verification._betting import Contest
+from dpaudit.verification.draws import Order
 
 _PILOT, _GROWTH = 40, 1.35
 
@@ -17,8 +18,9 @@ class Search:
     the rank of what the pilots promise; nothing has been bet before, so that choice costs no correction.
     """
 
-    def __init__(self, contests: Sequence[Contest]) -> None:
-        self.contests = contests
+    def __init__(self, contests: Sequence[Contest], prefetch: Callable[[list[Order]], None] = lambda _: None) -> None:
+        """Play these contests; `prefetch` is told what each round may draw."""
+        self.contests, self._prefetch = contests, prefetch
         self.shares = np.full(len(contests), 1 / len(contests))
         self.used = 0
 
@@ -29,16 +31,28 @@ class Search:
 
     def play(self, significance: float, max_pairs: int) -> None:
         """Draw in growing blocks until the wealth reaches 1/significance or the budget is used."""
+        self._announce([(contest, _PILOT) for contest in self.contests], max_pairs)
         for contest in self.contests:
             self._draw(contest, _PILOT, max_pairs)
         self._share_out()
         block = _PILOT / 2
         while self.used < max_pairs:
-            for contest, wanted in self._allotted(block):
+            allotted = self._allotted(block)
+            self._announce(allotted, max_pairs)
+            for contest, wanted in allotted:
                 self._draw(contest, wanted, max_pairs)
                 if self.log_wealth >= -math.log(significance):
                     return
             block *= _GROWTH
+
+    def _announce(self, allotted: list[tuple[Contest, int]], max_pairs: int) -> None:
+        """Say what a round will draw if nothing ends it early."""
+        orders, left = [], max_pairs - self.used
+        for contest, wanted in allotted:
+            size = min(wanted, left)
+            left -= size
+            orders += contest.orders(size) if size > 0 else []
+        self._prefetch(orders)
 
     def _draw(self, contest: Contest, wanted: int, max_pairs: int) -> None:
         size = min(wanted, max_pairs - self.used)

@@ -6,28 +6,22 @@ bet can be expected to win (`dpaudit.estimation.PairTest`). The average of all w
 that was tried; it reaches 1/alpha with probability at most alpha, however often one looks.
 """
 
-import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dpaudit import _rng, _validate
 from dpaudit.errors import UsageError
+from dpaudit.fanout import Executor
 from dpaudit.records import CheckResult, Status
 from dpaudit.verification._betting import Contest, Floats
 from dpaudit.verification._learn import STAKES
 from dpaudit.verification._results import Z_DETECTION, check_level
 from dpaudit.verification._search import Search
 from dpaudit.verification.claims import PrivacyClaim, twice_as_bad
+from dpaudit.verification.draws import Draws, Mechanism
 from dpaudit.verification.neighbours import Neighbours, Pairs, given_pairs
-
-Mechanism = Callable[..., Any]
-"""`mechanism(dataset, n)` or `mechanism(dataset, n, rng=generator)`: n independent outputs, numbers of any shape."""
-
-Sampler = Callable[[Any, int, np.random.Generator], Any]
 
 CHECK_ID = "mechanism.privacy"
 DRAWN_PAIRS = 24
@@ -54,6 +48,7 @@ def check_mechanism(
     search: int = DRAWN_PAIRS,
     float_bits: bool = False,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> CheckResult:
     """Test a mechanism's claim on pairs of neighbouring data sets; stop as soon as it is refuted.
 
@@ -71,6 +66,9 @@ def check_mechanism(
         float_bits: also look at the 64 bits of floating-point outputs. Nearly every textbook sampler is refuted
             by them: a finding of principle, seldom of practice, and so a question of its own.
         seed: of sampling and learning.
+        executor: where outputs are drawn (`dpaudit.fanout`), for a mechanism that is slow and takes `rng`; None for
+            here. The result is the same: each side of each pair has a stream of its own, and bets are placed in the
+            same order.
 
     Returns:
         FAIL with the refuted claim, PASS, or INCONCLUSIVE when a mechanism twice as bad as the claim could have
@@ -84,13 +82,13 @@ def check_mechanism(
     check_level(significance)
     _validate.positive_integer(max_pairs=max_pairs, search=search, seed_plus_one=seed + 1)
     wanted = as_claim(epsilon, delta, claim)
-    draw = as_sampler(mechanism)
+    draws = Draws(mechanism, executor)
     neighbours = given_pairs(pairs, search=search, seed=seed)
     contests = [
-        Contest(pair, wanted.points, draw, root=_rng.seed_of(seed, "mechanism", number), float_bits=float_bits)
+        Contest(pair, wanted.points, draws, root=_rng.seed_of(seed, "mechanism", number), float_bits=float_bits)
         for number, pair in enumerate(neighbours)
     ]
-    found = Search(contests)
+    found = Search(contests, draws.prefetch)
     try:
         found.play(significance, max_pairs)
     except Exception as error:
@@ -104,19 +102,6 @@ def as_claim(epsilon: float | None, delta: float, claim: PrivacyClaim | None) ->
     if (epsilon is None) == (claim is None):
         raise UsageError("give either epsilon (and delta), or claim.")
     return claim if claim is not None else PrivacyClaim.approximate(float(epsilon or 0.0), delta)
-
-
-def as_sampler(mechanism: Mechanism) -> Sampler:
-    """Return `draw(dataset, n, rng)`, whether the mechanism takes a generator or not."""
-    if not callable(mechanism):
-        raise UsageError(f"a mechanism must be callable; got {type(mechanism).__name__}.")
-    try:
-        takes_rng = "rng" in inspect.signature(mechanism).parameters
-    except (TypeError, ValueError):
-        takes_rng = False
-    if takes_rng:
-        return lambda dataset, n, rng: mechanism(dataset, n, rng=rng)
-    return lambda dataset, n, rng: mechanism(dataset, n)  # noqa: ARG005
 
 
 def _result(found: Search, claim: PrivacyClaim, significance: float) -> CheckResult:

@@ -18,11 +18,13 @@ from scipy.special import ndtri
 from dpaudit import _rng, _validate
 from dpaudit.errors import UsageError
 from dpaudit.estimation.binomial import lower_limit, upper_limit
+from dpaudit.fanout import Executor
 from dpaudit.records import CheckResult, Status
-from dpaudit.verification._learn import Candidates, Event, as_samples, candidates
+from dpaudit.verification._learn import Candidates, Event, candidates
 from dpaudit.verification._results import DETECTION, check_level
 from dpaudit.verification.claims import PrivacyClaim, renyi_divergence, twice_as_bad
-from dpaudit.verification.mechanism import CHECK_ID, DRAWN_PAIRS, Mechanism, Sampler, as_sampler
+from dpaudit.verification.draws import Draws, Mechanism, Order
+from dpaudit.verification.mechanism import CHECK_ID, DRAWN_PAIRS
 from dpaudit.verification.neighbours import Neighbours, Pairs, given_pairs
 
 Floats = NDArray[np.float64]
@@ -84,6 +86,7 @@ def bound_mechanism(
     search: int = DRAWN_PAIRS,
     float_bits: bool = False,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> MechanismBound:
     """Return lower bounds on a mechanism's epsilon, delta and Renyi divergence, from a fixed number of outputs.
 
@@ -98,23 +101,26 @@ def bound_mechanism(
         search: pairs of data sets to draw from a strategy.
         float_bits: also look at the bits of floating-point outputs.
         seed: of sampling and learning.
+        executor: as for `check_mechanism`.
 
     Raises:
         UsageError: arguments out of range.  Whatever the mechanism raises goes through.
     """
     check_level(significance)
     _validate.positive_integer(outputs=outputs, search=search, seed_plus_one=seed + 1)
-    neighbours, draw = given_pairs(pairs, search=search, seed=seed), as_sampler(mechanism)
+    neighbours, draws = given_pairs(pairs, search=search, seed=seed), Draws(mechanism, executor)
     if outputs < 6 * len(neighbours):
         raise UsageError(f"{len(neighbours)} pairs of data sets need at least {6 * len(neighbours)} outputs.")
     size = outputs // (3 * len(neighbours))
     pilots = []
-    for number, pair in enumerate(neighbours):
-        x, y = _draw(draw, pair, size, seed, "pilot", number)
+    planned = [_orders(pair, size, seed, "pilot", number) for number, pair in enumerate(neighbours)]
+    draws.prefetch([order for sides in planned for order in sides])
+    for number, sides in enumerate(planned):
+        x, y = map(draws, sides)
         found = candidates(x, y, seed=_rng.seed_of(seed, "learning", number), float_bits=float_bits)
         pilots.append(found)
     chosen = _choose(pilots, _targets(deltas, orders, claim))
-    rates = _fresh_rates(chosen, neighbours, draw, outputs - size * len(neighbours), significance, seed)
+    rates = _fresh_rates(chosen, neighbours, draws, outputs - size * len(neighbours), significance, seed)
     return MechanismBound(rates=rates, confidence=1 - significance, outputs=outputs)
 
 
@@ -128,6 +134,7 @@ def check_mechanism_fixed(
     search: int = DRAWN_PAIRS,
     float_bits: bool = False,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> tuple[CheckResult, MechanismBound | None]:
     """Test a claim with a fixed number of outputs; return the result and the bounds, None when the mechanism failed.
 
@@ -136,7 +143,7 @@ def check_mechanism_fixed(
 
     Args as `bound_mechanism`.  Raises: UsageError for arguments out of range.
     """
-    options = {"search": search, "float_bits": float_bits, "seed": seed, "outputs": outputs}
+    options = {"search": search, "float_bits": float_bits, "seed": seed, "outputs": outputs, "executor": executor}
     try:
         bound = bound_mechanism(mechanism, pairs, claim=claim, significance=significance, **options)  # type: ignore[arg-type]
     except UsageError:
@@ -147,9 +154,10 @@ def check_mechanism_fixed(
     return _result(bound, claim, significance), bound
 
 
-def _draw(draw: Sampler, pair: Neighbours, size: int, seed: int, name: str, number: int) -> tuple[Floats, Floats]:
-    streams = [_rng.stream(_rng.seed_of(seed, name, number), side) for side in ("first", "second")]
-    return as_samples(draw(pair.first, size, streams[0]), size), as_samples(draw(pair.second, size, streams[1]), size)
+def _orders(pair: Neighbours, size: int, seed: int, name: str, number: int) -> list[Order]:
+    root = _rng.seed_of(seed, name, number)
+    sides = (("first", pair.first), ("second", pair.second))
+    return [Order(dataset=dataset, size=size, root=root, side=side) for side, dataset in sides]
 
 
 def _targets(deltas: Sequence[float], orders: Sequence[float], claim: PrivacyClaim | None) -> list[Target]:
@@ -184,7 +192,7 @@ def _choose(pilots: Sequence[Candidates], targets: Sequence[Target]) -> list[tup
 def _fresh_rates(
     chosen: Sequence[tuple[int, bool, Event]],
     neighbours: Sequence[Neighbours],
-    draw: Sampler,
+    draws: Draws,
     outputs: int,
     significance: float,
     seed: int,
@@ -193,9 +201,11 @@ def _fresh_rates(
     rates = []
     wanted = sorted({number for number, _, _ in chosen})
     error = significance / max(1, 2 * len(chosen))
-    for number in wanted:
-        size = outputs // len(wanted)
-        x, y = _draw(draw, neighbours[number], size, seed, "fresh", number)
+    size = outputs // max(1, len(wanted))
+    planned = {number: _orders(neighbours[number], size, seed, "fresh", number) for number in wanted}
+    draws.prefetch([order for sides in planned.values() for order in sides])
+    for number, sides in planned.items():
+        x, y = map(draws, sides)
         for _, reverse, event in (one for one in chosen if one[0] == number):
             first, second = (y, x) if reverse else (x, y)
             p = lower_limit(int(event(first).sum()), size, error)

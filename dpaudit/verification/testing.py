@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dpaudit.records import CheckResult, Status
 from dpaudit.verification._step_types import Step, StepClaim
 from dpaudit.verification.claims import PrivacyClaim
-from dpaudit.verification.mechanism import Mechanism, MechanismSubject, check_mechanism
+from dpaudit.verification.draws import Mechanism
+from dpaudit.verification.mechanism import MechanismSubject, check_mechanism
 from dpaudit.verification.neighbours import SUMS, Pairs
 from dpaudit.verification.step import check_step
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpaudit import _rng
 from dpaudit.errors import DataError
+from dpaudit.records import ScoreSet
 
 
 def draw(scale, size, *, seed):
@@ -60,3 +61,17 @@ def counted(folder, value):
     """Leave a mark for each time that this is really run."""
     (Path(folder) / f"{value}-{time.monotonic_ns()}").touch()
     return np.full(3, value)
+
+
+def noisy(dataset, n, rng):
+    return dataset + rng.laplace(size=n)
+
+
+def fails_sometimes(dataset, n, rng):
+    return noisy(dataset, n, rng) if n < 100 else 1 / 0
+
+
+def scores(rng, size):
+    coins = rng.random(size) < 0.5
+    values = 0.8 * coins + rng.normal(size=size)
+    return ScoreSet(member=values[coins], non_member=values[~coins])
