@@ -41,7 +41,7 @@ class Update:
 
 
 class DeviceClient:
-    """The local training of one client, from a file of `dpaudit export-device`."""
+    """The local training of one client, from a file of `dpaudit export-device`; for one thread at a time."""
 
     def __init__(self, source: str | Path | bytes, *, threads: int = 1, expected_identity: str | None = None) -> None:
         """Open the file.
@@ -81,10 +81,12 @@ class DeviceClient:
             y: their labels (n,), whole numbers below `classes`.
             key: of the round, from the server; it fixes the order of the examples.
 
-        Raises: DataError for NaN, wrong shapes or sizes, labels out of range, no examples, and when the training
-            diverged (the delta is not finite).
+        Raises: DataError for NaN, wrong shapes or sizes, labels out of range, no examples, a key that is no whole
+            number of 64 bits, and when the training diverged (the delta is not finite).
         """
         about = self._about
+        if isinstance(key, bool) or not isinstance(key, int | np.integer) or not 0 <= key < 2**64:
+            raise DataError(f"key must be a whole number from 0 to 2^64 - 1; got {key!r}.")
         start, examples, labels = self._checked(weights, x, y)
         index, mask = local_batches(key, len(labels), epochs=about.epochs, batch=about.batch_size)
         if about.local_dp is None:

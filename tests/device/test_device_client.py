@@ -130,6 +130,11 @@ class Test_bad_input:  # noqa: N801 - a heading
         with pytest.raises(DataError, match=told):
             DeviceClient(small.file).update(small.weights, small.data.x[:4], wrong, key=1)
 
+    @pytest.mark.parametrize("key", [-1, 2**64, 1.5, True, "1", None])
+    def test_keys(self, small, key):
+        with pytest.raises(DataError, match="key must be a whole number"):
+            DeviceClient(small.file).update(small.weights, small.data.x, small.data.y, key=key)
+
     def test_training_that_diverges_sends_nothing(self, small):
         huge = 3e38 * np.sign(small.data.x[:5])
         with pytest.raises(DataError, match="diverged"):
