@@ -143,13 +143,11 @@ class Examples:
         spread = self.noise_multiplier**2 + np.maximum(stands_out, 0.0)
         for _, rows in self._clipped(at) if kept is None else kept:
             spread += np.einsum("ij,ij->j", rows, rows)
-        for units, rows in self._clipped(at) if kept is None else kept:
-            filters = rows / spread
-            norms = np.sqrt(np.einsum("ij,ij->i", filters, filters))
+        for units, rows in self._clipped(at) if kept is None else kept:  # along rows / spread, to unit length
+            norms = np.sqrt(np.einsum("ij,ij,j->i", rows, rows, spread**-2.0))
             fit = norms > 0
-            filters = filters[fit] / norms[fit, None]
-            seen[units[fit]] = np.einsum("ij,j->i", filters, released) / at.clip_norm
-            sizes[units[fit]] = np.einsum("ij,ij->i", filters, rows[fit])
+            seen[units[fit]] = np.einsum("ij,j->i", rows[fit], released / spread) / norms[fit] / at.clip_norm
+            sizes[units[fit]] = np.einsum("ij,ij,j->i", rows[fit], rows[fit], 1 / spread) / norms[fit]
         return seen, sizes
 
     def _clipped(self, at: Moment) -> Iterator[tuple[Indices, Vector]]:
