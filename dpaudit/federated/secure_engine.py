@@ -5,7 +5,8 @@ middle of it, and the server's code sees what it would see of a network. What a 
 transport.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from dpaudit.secagg.memory import secure_sum
 Vector = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _SEES_MASKED = "the noised sum of a round, who took part, and masked vectors that are uniform each by itself"
+CLIPPED_ON_DEVICE = "device: clipped and quantised before masking; the server cannot check it"
 HERE = ("in-process", "litert")
 """Engines whose clients are computed in this process."""
 _GIVEN_UP = "the round of secure aggregation was given up"
@@ -86,7 +88,7 @@ class SecureEngine:
     @property
     def clipping_path(self) -> str:
         """How and where contributions are clipped, for the ledger."""
-        return "device: clipped and quantised before masking; the server cannot check it"
+        return CLIPPED_ON_DEVICE
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum | Rejected | SecureSum]:
         """Yield the sum of those that arrived; units that the engine reports as failed are lost to the protocol."""
@@ -99,7 +101,7 @@ class SecureEngine:
         invited = [int(device) for device in np.flatnonzero(cohort.sampled)]
         parameters = round_parameters(len(invited), minimum=self._aggregator.minimum, width=self._width)
         if parameters is None:
-            yield from _given_up(rows, f"{len(invited)} devices are too few for it")
+            yield from given_up(rows, f"{len(invited)} devices are too few for it")
             return
         number = cohort.number
         vectors = {device: self._vector(rows.get(device), device, number) for device in invited}
@@ -108,7 +110,7 @@ class SecureEngine:
         try:
             total, arrived = secure_sum(vectors, parameters, lost=lost)
         except (TooFewDevices, ProtocolViolation) as error:
-            yield from _given_up(rows, str(error))
+            yield from given_up(rows, str(error))
             return
         grid = Quantiser(clip_norm=self._aggregator.clip_norm, width=self._width)
         yield SecureSum(units=np.array(sorted(arrived), dtype=np.int64), total=grid.floats(total))
@@ -121,34 +123,27 @@ class SecureEngine:
         return protected(row, self._aggregator, width=self._width, rng=rng)
 
 
-def refuse_remote(training: TrainingSection, engine: str) -> None:
-    """Raise UsageError where updates would travel to the server one by one before they are masked.
+def secured(engine: Engine, aggregator: Aggregator, *, width: int, root: int) -> Any:
+    """Return the engine, with secure aggregation where the aggregator wants its sums.
 
-    Args:
-        training: what was configured.
-        engine: name of the engine.
+    An engine over a network brings its own (`secured`); around one in this process it is rehearsed.
+
+    Raises: UsageError for an engine that would show every update to the server before it is masked.
     """
-    if training.secure_aggregation and engine not in HERE:
-        raise UsageError(
-            f"training.secure_aggregation runs with the engines {' and '.join(HERE)} only, as a rehearsal in one "
-            f"process; with {engine!r} every update would reach the server without its mask. Protect updates in "
-            "transit by TLS, or use one of these engines."
-        )
-
-
-def secured(
-    engine: Engine, aggregator: Aggregator, training: TrainingSection, *, width: int, root: int
-) -> Engine | SecureEngine:
-    """Return the engine, with secure aggregation around it where it is configured.
-
-    Raises: UsageError for an engine whose clients are elsewhere.
-    """
-    refuse_remote(training, engine.name)
     if not isinstance(aggregator, IntegerSum) or not aggregator.secure:
         return engine
+    own = getattr(engine, "secured", None)
+    if own is not None:
+        return own(aggregator, width=width)
+    if engine.name not in HERE:
+        raise UsageError(
+            f"training.secure_aggregation does not run with the engine {engine.name!r}: every update would reach the "
+            "server without its mask. Protect updates in transit by TLS, or use another engine."
+        )
     return SecureEngine(engine, aggregator, width=width, root=root)
 
 
-def _given_up(units: dict[int, NDArray[np.float32]], reason: str) -> Iterator[Rejected]:
+def given_up(units: Iterable[int], reason: str) -> Iterator[Rejected]:
+    """Yield why nothing came of these units."""
     for unit in units:
         yield Rejected(unit=unit, reason=f"{_GIVEN_UP}: {reason}")

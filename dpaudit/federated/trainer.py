@@ -175,7 +175,9 @@ def train(
         progress(config.training.rounds, config.training.rounds)
         return
     plain = make_runner(functions, data.train, config.training, root=root)
-    runner = secured(plain, aggregator, config.training, width=weights.size + config.canaries.count, root=root)
+    runner: engine.Engine | SecureEngine = secured(
+        plain, aggregator, width=weights.size + config.canaries.count, root=root
+    )
     fakes = canary.make_canaries(config.canaries, population, root=root)
     plan = Plan(
         training=config.training, population=population, canaries=fakes, root=root, direction=runner.direction,

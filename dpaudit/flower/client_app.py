@@ -26,6 +26,15 @@ def answer_train(node: Node, message: Any) -> Any:
     return Message(write_answer(node.answer(read_job(message.content))), reply_to=message)
 
 
+def answer_secagg(node: Node, message: Any, context: Any) -> Any:
+    """Reply to a stage of secure aggregation; what a device refuses becomes Flower's error reply."""
+    from flwr.app import Message
+
+    from dpaudit.flower.secure_node import answer_stage
+
+    return Message(answer_stage(node, message.content, context.state), reply_to=message)
+
+
 def make_client_app(node_of: Callable[[Any], Node]) -> Any:
     """Return the app; `node_of` finds the node by Flower's Context."""
     from flwr.clientapp import ClientApp
@@ -33,6 +42,7 @@ def make_client_app(node_of: Callable[[Any], Node]) -> Any:
     app = ClientApp()
     app.query()(lambda message, context: answer_query(node_of(context), message))
     app.train()(lambda message, context: answer_train(node_of(context), message))
+    app.train("secagg")(lambda message, context: answer_secagg(node_of(context), message, context))
     return app
 
 

@@ -23,9 +23,11 @@ from dpaudit.errors import DataError, UsageError
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected
 from dpaudit.federated.engine import RoundSeeds, example_table, round_seeds
 from dpaudit.federated.sampling import Cohort
+from dpaudit.federated.tfp_discrete import IntegerSum
 from dpaudit.flower.exchange import Post, Reply, printable
 from dpaudit.flower.fleet import Fleet, Register, Terms
 from dpaudit.flower.messages import Answer, Job, Kind, LocalTraining, read_answer, write_job
+from dpaudit.flower.secure import SecureFlowerEngine
 
 Vector = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -92,7 +94,7 @@ class FlowerEngine:
             terms: time-outs.
             register: which node may speak for which client; None: whoever claims one first.
         """
-        self._grid, self._name, self._training, self._root, self._terms = grid, name, training, root, terms
+        self.grid, self._name, self._training, self.root, self.terms = grid, name, training, root, terms
         self._kind, self._parameters = kind_of(training), parameters
         self._table, self._sizes = example_table(owner)
         self._owner = owner.astype(np.int64)
@@ -121,24 +123,32 @@ class FlowerEngine:
         """Who clips."""
         return _PATHS[self._kind]
 
+    def secured(self, aggregator: IntegerSum, *, width: int) -> SecureFlowerEngine:
+        """Return the engine whose server is given sums only."""
+        return SecureFlowerEngine(self, aggregator, width=width)
+
+    def gather(self) -> None:
+        """Wait for the nodes. Raises: TooFewNodes when hardly any client can be reached."""
+        self._fleet.gather()
+
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Contribution]:
         """Yield the contributions of the cohort's units, or why there is none; ends within the time-out.
 
         Raises: TooFewNodes before the round when hardly any client can be reached.
         """
-        self._fleet.gather()
-        shares, lost = self._share_out(cohort.units)
+        self.gather()
+        shares, lost = self.share_out(cohort.units)
         for unit in lost.tolist():
             yield Rejected(unit=unit, reason="no connected node holds its client")
         if not shares:
             return
-        seeds = round_seeds(self._root, cohort.number)
-        contents = {share.node: write_job(self._job(share, weights, cohort.number, seeds)) for share in shares}
-        post = Post(self._grid, contents, kind="train", group=str(cohort.number), lifetime=self._terms.timeout + 1.0)
-        for share, reply in self._replies(shares, post):
+        seeds = round_seeds(self.root, cohort.number)
+        contents = {share.node: write_job(self.job(share, weights, cohort.number, seeds)) for share in shares}
+        post = Post(self.grid, contents, kind="train", group=str(cohort.number), lifetime=self.terms.timeout + 1.0)
+        for share, reply in self.replies(shares, post):
             yield from contributions(share, reply, kind=self._kind, clip_norm=self._training.clip_norm)
 
-    def _share_out(self, units: Ints) -> tuple[list[Share], Ints]:
+    def share_out(self, units: Ints) -> tuple[list[Share], Ints]:
         """Return whom each node is asked for, in the order of their first units, and the units nobody can be asked."""
         clients = units if self._kind == "updates" else self._owner[units]
         nodes = np.array([-1 if (n := self._fleet.node_of(int(c))) is None else n for c in clients], dtype=object)
@@ -146,10 +156,11 @@ class FlowerEngine:
         for node in dict.fromkeys(nodes.tolist()):
             if node != -1:
                 mine = units[nodes == node]
-                shares.append(self._share(int(node), mine))
+                shares.append(self.share_of(int(node), mine))
         return shares, units[nodes == -1]
 
-    def _share(self, node: int, units: Ints) -> Share:
+    def share_of(self, node: int, units: Ints) -> Share:
+        """Return the part of a cohort that a node is asked for, with a fresh token."""
         token, nothing = secrets.token_hex(16), np.zeros(0, dtype=np.int64)
         if self._kind == "updates":
             ones = np.ones_like(units)
@@ -159,7 +170,8 @@ class FlowerEngine:
         places = self._place[units]
         return Share(node=node, token=token, units=units, clients=clients, counts=counts, positions=places)
 
-    def _job(self, share: Share, weights: Vector, number: int, seeds: RoundSeeds) -> Job:
+    def job(self, share: Share, weights: Vector, number: int, seeds: RoundSeeds) -> Job:
+        """Return what a node is asked to compute."""
         training = self._training
         return Job(
             token=share.token,
@@ -178,9 +190,9 @@ class FlowerEngine:
             ),
         )
 
-    def _replies(self, shares: list[Share], post: Post) -> Iterator[tuple[Share, Reply]]:
+    def replies(self, shares: list[Share], post: Post) -> Iterator[tuple[Share, Reply]]:
         """Yield every share once with its node's first reply, in the order of the shares; then what came twice."""
-        until = time.monotonic() + self._terms.timeout
+        until = time.monotonic() + self.terms.timeout
         look = time.monotonic() + _REFRESH
         first: dict[int, Reply] = {}
         again: list[Reply] = []
@@ -197,8 +209,8 @@ class FlowerEngine:
                 if now >= look:  # nodes that come or go meanwhile are known when the next round starts
                     self._fleet.refresh()
                     look = now + _REFRESH
-                time.sleep(min(self._terms.pause, max(0.0, until - now)))
-            late = Reply(node=share.node, problem=f"no reply within {self._terms.timeout:g} s")
+                time.sleep(min(self.terms.pause, max(0.0, until - now)))
+            late = Reply(node=share.node, problem=f"no reply within {self.terms.timeout:g} s")
             yield share, first.get(share.node, late)
         by_node = {share.node: share for share in shares}
         for reply in again:

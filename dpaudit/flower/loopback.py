@@ -22,6 +22,7 @@ class LoopbackNodes:
         """Set up an app per node, as Flower runs it."""
         self.nodes = dict(nodes)
         self._held: dict[str, list[Any]] = {}
+        self._states: dict[int, Any] = {}
         self._app = make_client_app(lambda context: self.nodes[context.node_id])
 
     def present(self) -> list[Any]:
@@ -39,9 +40,11 @@ class LoopbackNodes:
 
     def reply(self, message: Any) -> list[Any]:
         """Return the replies of a node to a message: one, or Flower's error reply if its app fails."""
-        from flwr.app import Error, Message
+        from flwr.app import Error, Message, RecordDict
 
-        context = SimpleNamespace(node_id=message.metadata.dst_node_id, node_config={})
+        node = message.metadata.dst_node_id
+        state = self._states.setdefault(node, RecordDict())
+        context = SimpleNamespace(node_id=node, node_config={}, state=state)
         try:
             return [self._app(message, context)]
         except Exception as error:

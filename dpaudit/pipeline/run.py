@@ -17,7 +17,6 @@ from dpaudit.fanout import Executor, open_executor
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.engine import MakeRunner
 from dpaudit.federated.run_files import TrainingRun, load_participation, load_slots, open_run
-from dpaudit.federated.secure_engine import refuse_remote
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import (
     checks,
@@ -100,7 +99,6 @@ def train(
     training data, and it brings the engine.
     """
     started = time.monotonic()
-    refuse_remote(config.training, engines.parse_engine(engine).name if federation is None else "a federation")
     reporter.stage("loading data")
     workspace = open_workspace(config, out, resume=resume)
     data = prepare(config, root=workspace.root) if federation is None else federation.data

@@ -57,9 +57,18 @@ class Device:
         self._masks, self._messages = primitives.new_keys(), primitives.new_keys()
         self._seed = secrets.token_bytes(32)
         self._others: dict[int, PublicKeys] = {}
-        self._message_keys: dict[int, bytes] = {}
         self._seed_shares: dict[int, bytes] = {}
         self._key_shares: dict[int, bytes] = {}
+
+    @property
+    def number(self) -> int:
+        """Its number in the round."""
+        return self._device
+
+    @property
+    def parameters(self) -> Parameters:
+        """Those of the round."""
+        return self._parameters
 
     def _enter(self, stage: int) -> None:
         """Go on to a stage; raise ProtocolViolation unless it is the next one."""
@@ -98,7 +107,6 @@ class Device:
         ciphertexts = {}
         for number, other in self._others.items():
             key = primitives.shared_key(self._messages.private, other.message)
-            self._message_keys[number] = key
             ciphertexts[number] = primitives.encrypt(key, _packed(self._device, number, seeds[number], keys[number]))
         commitment = primitives.commitment(self._seed)
         return KeyShares(device=self._device, ciphertexts=ciphertexts, commitment=commitment)
@@ -135,9 +143,10 @@ class Device:
             raise ProtocolViolation(f"expected {width} integers; got {vector.dtype} {vector.shape}.")
         self._enough(len(ciphertexts) + 1, "sent shares of their keys")
         for sender, ciphertext in ciphertexts.items():
-            if sender not in self._message_keys:
+            if sender not in self._others:
                 raise ProtocolViolation(f"a message from device {sender}, which showed no keys.")
-            plaintext = primitives.decrypt(self._message_keys[sender], ciphertext)
+            key = primitives.shared_key(self._messages.private, self._others[sender].message)
+            plaintext = primitives.decrypt(key, ciphertext)
             self._seed_shares[sender], self._key_shares[sender] = _unpacked(plaintext, sender, self._device)
         total = in_field(vector, bits) + primitives.mask(self._seed, width=width, bits=bits)
         for sender in ciphertexts:
@@ -163,6 +172,33 @@ class Device:
             seeds={number: self._seed_shares[number] for number in arrived},
             keys={number: self._key_shares[number] for number in lost},
         )
+
+    def dump(self) -> dict[str, bytes]:
+        """Return the device between two stages, for one whose program ends with every message.
+
+        It holds the device's secrets: it must not leave the device, and be thrown away after the round.
+        """
+        held = {"seed": self._seed, "masks": self._masks.secret, "messages": self._messages.secret}
+        held["stage"] = bytes([self._stage])
+        for number, keys in self._others.items():
+            held |= {f"other {number} mask": keys.mask, f"other {number} message": keys.message}
+        held |= {f"seed-share {number}": share for number, share in self._seed_shares.items()}
+        return held | {f"key-share {number}": share for number, share in self._key_shares.items()}
+
+    @classmethod
+    def load(cls, device: int, parameters: Parameters, held: Mapping[str, bytes]) -> "Device":
+        """Return the device that `dump` left; `parameters` are those that it began the round with."""
+        found = cls(device, parameters)
+        found._stage, found._seed = held["stage"][0], held["seed"]
+        found._masks, found._messages = (primitives.keys_from_secret(held[name]) for name in ("masks", "messages"))
+        for name, value in held.items():
+            what, _, number = name.partition(" ")
+            if what == "other" and number.endswith(" mask"):
+                other = int(number.removesuffix(" mask"))
+                found._others[other] = PublicKeys(device=other, mask=value, message=held[f"other {other} message"])
+            elif what in ("seed-share", "key-share"):
+                (found._seed_shares if what == "seed-share" else found._key_shares)[int(number)] = value
+        return found
 
 
 def _packed(sender: int, receiver: int, seed: bytes, key: bytes) -> bytes:

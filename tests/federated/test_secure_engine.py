@@ -20,7 +20,7 @@ from dpaudit.federated.clipping import Block, ClippedSum, Rejected, SecureSum
 from dpaudit.federated.optimizers import Sgd
 from dpaudit.federated.quantisation import Quantiser
 from dpaudit.federated.sampling import Population
-from dpaudit.federated.secure_engine import SecureEngine, protected, refuse_remote, round_parameters, secured
+from dpaudit.federated.secure_engine import SecureEngine, protected, round_parameters, secured
 from dpaudit.federated.server import Plan, Server
 from dpaudit.federated.trainer import train
 from dpaudit.ledger import PrivacyLedger
@@ -94,7 +94,7 @@ def test_the_server_is_given_masked_vectors_and_the_exact_sum(seen, monkeypatch)
     monkeypatch.setattr(SecureEngine, "_vector", watched)
     ledger = PrivacyLedger()
     server, aggregator = make_server(ledger)
-    collected, release = server.run_round(0, secured(engine(), aggregator, section(), width=WIDTH, root=3).run_cohort)
+    collected, release = server.run_round(0, secured(engine(), aggregator, width=WIDTH, root=3).run_cohort)
     grid = Quantiser(clip_norm=1.0, width=WIDTH)
     np.testing.assert_array_equal(grid.steps(release.vector), sum(put_in.values()))
     np.testing.assert_array_equal(collected.total[:WIDTH], release.vector)
@@ -123,7 +123,7 @@ def test_what_a_device_sends_is_its_update_in_steps_and_a_share_of_the_noise():
 def test_devices_that_fail_are_lost_to_the_protocol_and_the_rest_is_summed():
     ledger = PrivacyLedger()
     server, aggregator = make_server(ledger)
-    lossy = secured(engine(failed=(1, 4)), aggregator, section(), width=WIDTH, root=3)
+    lossy = secured(engine(failed=(1, 4)), aggregator, width=WIDTH, root=3)
     _, release = server.run_round(0, lossy.run_cohort)
     *_, entry = ledger.events()
     assert (release.withheld, entry.facts["shares"], entry.facts["rejected"]) == (False, 3, 2)
@@ -133,9 +133,7 @@ def test_devices_that_fail_are_lost_to_the_protocol_and_the_rest_is_summed():
 def test_too_few_devices_reveal_nothing(failed, seen):
     ledger = PrivacyLedger()
     server, aggregator = make_server(ledger)
-    _, release = server.run_round(
-        0, secured(engine(failed=failed), aggregator, section(), width=WIDTH, root=3).run_cohort
-    )
+    _, release = server.run_round(0, secured(engine(failed=failed), aggregator, width=WIDTH, root=3).run_cohort)
     *_, entry = ledger.events()
     assert release.withheld
     assert isinstance(entry.event, NoOp)
@@ -211,9 +209,8 @@ def test_an_engine_with_clients_elsewhere_is_refused():
     remote = engine()
     remote.name = "flower"
     with pytest.raises(UsageError, match="without its mask"):
-        secured(remote, aggregator, section(), width=WIDTH, root=3)
-    refuse_remote(section(), "litert")
-    refuse_remote(section(secure_aggregation=False), "flower")
+        secured(remote, aggregator, width=WIDTH, root=3)
+    assert secured(remote, dataclasses.replace(aggregator, secure=False), width=WIDTH, root=3) is remote
 
 
 @pytest.mark.parametrize(
