@@ -71,6 +71,7 @@ def serve(functions: Any, data: FederatedData) -> Callable[..., Any]:
     from dpaudit.federated.aggregation import aggregator_of
     from dpaudit.federated.canaries import make_canaries
     from dpaudit.federated.optimizers import make_optimizer
+    from dpaudit.federated.secure_engine import secured
     from dpaudit.federated.server import Plan, Server
     from dpaudit.federated.trainer import population_of
     from dpaudit.flower.fleet import Terms
@@ -89,9 +90,11 @@ def serve(functions: Any, data: FederatedData) -> Callable[..., Any]:
         plan = Plan(
             training=config.training, population=population, canaries=canaries, root=3, direction=engine.direction
         )
+        aggregator = aggregator_of(config.training, noise_multiplier=1.1, expected=plan.denominator)
+        engine = secured(engine, aggregator, width=functions.parameters + canaries.count, root=3)
         server = Server(
             plan,
-            aggregator=aggregator_of(config.training, noise_multiplier=1.1),
+            aggregator=aggregator,
             optimizer=make_optimizer(config.training),
             weights=np.zeros(functions.parameters),
             ledger=ledger,

@@ -152,6 +152,32 @@ def test_a_server_in_the_middle_is_seen_where_devices_know_each_other(known_keys
         first.share_keys({**keys, 1: forged})
 
 
+class Forgetful:
+    """A device whose program ends after every stage: what it knows is what it wrote down."""
+
+    def __init__(self, number, parameters):
+        self.number, self.parameters = number, parameters
+        self.held = Device(number, parameters).dump()
+
+    def __getattr__(self, stage):
+        def call(*arguments):
+            device = Device.load(self.number, self.parameters, self.held)
+            answer = getattr(device, stage)(*arguments)
+            self.held = device.dump()
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("lost", [{}, {0: 2}, {2: 1}])
+def test_a_device_can_be_written_down_between_any_two_stages(lost, known_keys):
+    four = Parameters(devices=4, threshold=3, width=WIDTH)
+    sent = vectors(4)
+    total, arrived = secure_sum(sent, four, lost=lost, devices={n: Forgetful(n, four) for n in range(4)})
+    np.testing.assert_array_equal(total, sum(sent[number] for number in arrived))
+    assert len(arrived) == 4 - len(lost)
+
+
 def flipped(message):
     return message[:40] + bytes([message[40] ^ 1]) + message[41:]
 
