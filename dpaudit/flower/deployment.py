@@ -28,6 +28,7 @@ JOB = "DPAUDIT_FEDERATION_JOB"
 """Environment variable of the ServerApp: the file that says what to do."""
 FASTER = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 _UP, _STOPPED = 120.0, 30.0
+_LOOKS, _PAUSE = 10, 1.0
 _APP = """[project]
 name = "dpaudit-federation"
 version = "1.0.0"
@@ -221,10 +222,24 @@ def _wait(
 
 
 def _finished(control: Any, run: int) -> bool:
+    """Say whether a run has ended; a connection that was cut between two looks is made anew.
+
+    Raises: FederationFailed when the SuperLink does not answer several times in a row.
+    """
+    import httpx
     from flwr.proto.control_pb2 import ListRunsRequest
 
-    found = control.ListRuns(ListRunsRequest(run_id=run)).run_dict
-    return run in found and found[run].status.status == "finished"
+    failures = 0
+    while True:
+        try:
+            found = control.ListRuns(ListRunsRequest(run_id=run)).run_dict
+        except httpx.TransportError as error:
+            failures += 1
+            if failures == _LOOKS:
+                raise FederationFailed(f"the SuperLink does not answer any more: {error}") from error
+            time.sleep(_PAUSE)
+        else:
+            return run in found and found[run].status.status == "finished"
 
 
 def _refuse_ended(link: Started) -> None:

@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,3 +167,27 @@ def test_the_apps_are_importable_by_flower():
     assert isinstance(federation.app, ServerApp)
     with pytest.raises(AttributeError):
         _ = client_app.other
+
+
+class Flaky:
+    """A control interface whose connection is cut so many times before it answers."""
+
+    def __init__(self, cuts):
+        self.cuts = cuts
+
+    def ListRuns(self, request):  # noqa: N802 - Flower's name
+        import httpx
+
+        self.cuts -= 1
+        if self.cuts >= 0:
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        status = SimpleNamespace(status=SimpleNamespace(status="finished"))
+        return SimpleNamespace(run_dict={request.run_id: status})
+
+
+def test_a_connection_that_was_cut_between_two_looks_does_not_end_a_run(monkeypatch):
+    monkeypatch.setattr(deployment, "_PAUSE", 0.0)
+    for cuts in (0, 1, deployment._LOOKS - 1):
+        assert deployment._finished(Flaky(cuts), 7)
+    with pytest.raises(deployment.FederationFailed, match="does not answer any more"):
+        deployment._finished(Flaky(deployment._LOOKS), 7)
