@@ -51,10 +51,14 @@ def population_of(config: RunConfig, data: FederatedData) -> Population:
     return Population(clients=data.clients, client_of=owner if config.claim.unit == Unit.EXAMPLE else None)
 
 
-def data_commitment(data: Dataset, *, root: int) -> str:
-    """Return a salted SHA-256 of the training data: it binds the ledger to them and tells nobody what they are."""
+def data_commitment(data: Dataset, originals: Dataset | None = None, *, root: int) -> str:
+    """Return a salted SHA-256 of what is trained on: it binds the ledger to the data and tells nobody what they are.
+
+    `originals` are the hold-out units of mislabelled canaries.
+    """
     digest = hashlib.sha256(_rng.stream(root, "commitment-salt").bytes(32))
-    for array in (data.x, data.y, data.client):
+    more = () if originals is None else (originals.x, originals.y, originals.client)
+    for array in (data.x, data.y, data.client, *more):
         if array is not None:
             digest.update(str((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -94,7 +98,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "noise_source": aggregator.noise_source,
         "server_sees": what_the_server_sees(training),
         "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configuration (predictable noise)",
-        "data_commitment": data_commitment(data.train, root=plan.root),
+        "data_commitment": data_commitment(data.train, data.originals, root=plan.root),
         "versions": _versions(),
     }
 

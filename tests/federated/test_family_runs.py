@@ -173,6 +173,14 @@ def test_a_run_with_other_families_is_another_run(make_config, prepared, tmp_pat
     for families in ([], FAMILIES[:4], [{**FAMILIES[0], "norm_factor": 3.0}, *FAMILIES[1:]]):
         with pytest.raises(UsageError, match=r"\[canaries\]"):
             go(make_config(canaries={"family": families}), data, tmp_path, resume=True)
+    other = dataclasses.replace(data.originals, y=(data.originals.y + 1) % 3)
+    with pytest.raises(UsageError, match="the data differ"):
+        go(
+            make_config(canaries={"family": FAMILIES}),
+            dataclasses.replace(data, originals=other),
+            tmp_path,
+            resume=True,
+        )
     (tmp_path / "observations/chosen.size.f32").write_bytes(b"short")
     with pytest.raises(DataError, match="shorter than the checkpoint"):
         go(make_config(canaries={"family": FAMILIES}), data, tmp_path, resume=True)
