@@ -23,7 +23,7 @@ import numpy as np
 from federated_speed import in_turns, machine, table
 
 CLIENTS, EACH, FEATURES, CLASSES, STEPS, RATE, SHARE = 200, 100, 64, 10, 5, 0.2, 0.25
-COHORT, WIDEST = 50, 31
+COHORT, WIDEST, ROUNDS = 50, 31, 4
 
 
 def data() -> Any:
@@ -126,23 +126,24 @@ def main() -> None:
         "whole rounds, 1,000 canaries": whole_round(known, canaries=1000, by_hand=True),
         "whole rounds, clients stacked in a graph": whole_round(known, canaries=0, by_hand=False),
     }
-    ten: dict[str, Callable[[], Any]] = {
-        name: (lambda one=one: [one() for _ in range(10)]) for name, one in rounds.items()
+    several: dict[str, Callable[[], Any]] = {
+        name: (lambda one=one: [one() for _ in range(ROUNDS)]) for name, one in rounds.items()
     }
     numbers = iter(range(10**9))
     parameters = FEATURES * 32 + 32 + 32 * CLASSES + CLASSES
-    ten["of that, the noise alone (cohort 50)"] = lambda: [
-        device_noise(1, next(numbers), 0, everybody, steps=STEPS, width=parameters) for _ in range(10)
+    several["of that, the noise alone (cohort 50)"] = lambda: [
+        device_noise(1, next(numbers), 0, everybody, steps=STEPS, width=parameters) for _ in range(ROUNDS)
     ]
     plain, noisy = nested(known, noisy=False), nested(known, noisy=True)
-    ten["nested vectorized_map, no noise, clients only (50)"] = lambda: [plain() for _ in range(10)]
-    ten["nested vectorized_map with noise, clients only (50)"] = lambda: [noisy() for _ in range(10)]
-    print(f"{machine()}\n\nMedians of {options.repetitions} repetitions of ten rounds after a warm-up.")
+    several["nested vectorized_map, no noise, clients only (50)"] = plain
+    several["nested vectorized_map with noise, clients only (50)"] = noisy
+    print(f"{machine()}\n\nMedians of {options.repetitions} repetitions after a warm-up.")
     found, base = [], None
-    for name, (wall, cpu) in in_turns(ten, repetitions=options.repetitions, seconds=0.01).items():
-        rates = [10 * COHORT / statistics.median(series) for series in (wall, cpu)]
+    for name, (wall, cpu) in in_turns(several, repetitions=options.repetitions, seconds=0.01).items():
+        times = 1 if name.startswith("nested") else ROUNDS
+        rates = [times * COHORT / statistics.median(series) for series in (wall, cpu)]
         base = cpu if base is None else base
-        ratio = statistics.median(a / b for a, b in zip(cpu, base, strict=True))
+        ratio = statistics.median(a / times / b * ROUNDS for a, b in zip(cpu, base, strict=True))
         found.append((name, *[f"{rate:,.0f}" for rate in rates], f"{ratio:.2f}"))
     table(
         ("200 clients x 100 x 64, MLP 64-32-10, 5 steps", "clients/s", "clients/CPU-s", "CPU, of whole rounds"), found

@@ -6,8 +6,8 @@ rounds or attempts share a counter under one key, and a client's noise does not 
 
 Normals come in pairs from 64 bits by Box and Muller (1958): radius sqrt(-2 ln u), angle 2 pi v, in float32, the
 precision in which devices train. numpy computes logarithm, sine and cosine with vector instructions, which makes a
-number cost a quarter of what numpy's ziggurat takes. Where the 32 bits of u are nearly all zero 64 more are drawn for
-it, so that the tails do not end at 6.7 sigma.
+number cost less than half of what numpy's ziggurat takes. Where the 32 bits of u are nearly all zero 64 more are drawn
+for it, so that the tails do not end at 6.7 sigma.
 """
 
 from typing import Any
