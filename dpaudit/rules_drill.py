@@ -18,7 +18,7 @@ CATCHERS: dict[str, Callable[[Case], Outcome]] = {
 """Rules that look at what happened; a drill counts as caught only if one of these fails."""
 _SAME = (
     "algorithm", "rounds", "clip_norm", "noise_multiplier", "client_sampling_rate", "example_sampling_rate",
-    "aggregator", "canaries", "canary_families", "unit", "data",
+    "local_steps", "aggregator", "canaries", "canary_families", "unit", "data",
 )  # fmt: skip
 """Facts in which the drill's training must not differ from the release's."""
 
