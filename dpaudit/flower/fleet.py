@@ -19,7 +19,7 @@ from dpaudit.flower.exchange import LOG, Post, Reply, printable
 
 Register = Mapping[bytes, frozenset[int]]
 """The clients that the owner of a public key may speak for."""
-_QUERY_LIFETIME = 120.0
+_QUERY_LIFETIME, _RETRY = 120.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,7 @@ class Fleet:
         self._node_of: dict[int, int] = {}
         self._known: set[int] = set()
         self._asked: list[tuple[float, Post]] = []
+        self._again: dict[int, float] = {}
 
     def node_of(self, client: int) -> int | None:
         """Return the connected node that speaks for a client, or None."""
@@ -84,23 +85,25 @@ class Fleet:
         for client in [client for client, node in self._node_of.items() if node not in present]:
             del self._node_of[client]
         self._keys = present
+        now = time.monotonic()
         self._known &= set(present)
+        self._known -= {node for node, when in self._again.items() if when <= now}
+        self._again = {node: when for node, when in self._again.items() if when > now}
         fresh = set(present) - self._known
         if fresh:
             asked = {node: messages.write({}, {}) for node in sorted(fresh)}
             post = Post(self._grid, asked, kind="query", group="query", lifetime=_QUERY_LIFETIME)
-            self._asked.append((time.monotonic() + _QUERY_LIFETIME, post))
+            self._asked.append((now + _QUERY_LIFETIME, post))
             self._known |= fresh
         for reply in [reply for _, post in self._asked for reply in post.fetch()]:
             self._hear(reply)
-        now = time.monotonic()
         late = {node for until, post in self._asked if until <= now for node in post.nodes}
         self._known -= late  # asked anew next time
         self._asked = [(until, post) for until, post in self._asked if until > now and post.nodes]
 
     def _hear(self, reply: Reply) -> None:
         if reply.problem is not None:
-            self._known.discard(reply.node)
+            self._again[reply.node] = time.monotonic() + _RETRY
             LOG.warning("node %s did not say what it holds: %s", reply.node, reply.problem)
             return
         try:

@@ -64,16 +64,12 @@ class Processes:
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until and (self._running() or marked(self.mark)):
             time.sleep(0.1)
-        for _ in range(50):  # one that is just being started may escape a first look
-            left = marked(self.mark)
-            for process in self._started:
-                if process.poll() is None:
-                    process.kill()
-            for pid in left:
-                _kill(pid)
-            if not left and not self._running():
-                break
-            time.sleep(0.1)
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+        end_marked(self.mark)
+        for process in self._started:
+            process.wait()
         self._started.clear()
 
     def _running(self) -> bool:
@@ -118,6 +114,17 @@ def marked(mark: str) -> list[int]:
         if wanted in variables and state != "Z":
             found.append(int(folder.name))
     return found
+
+
+def end_marked(mark: str) -> None:
+    """End every running process with a mark, by force; returns when none is left (or after 5 s)."""
+    for _ in range(50):  # one that is just being started may escape a first look
+        left = marked(mark)
+        for pid in left:
+            _kill(pid)
+        if not left:
+            return
+        time.sleep(0.1)
 
 
 def _kill(pid: int) -> None:

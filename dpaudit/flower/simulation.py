@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +33,11 @@ from dpaudit.flower.fleet import Terms
 from dpaudit.flower.local_nodes import engine_over
 from dpaudit.flower.node import Node
 from dpaudit.flower.packages import require_flower
+from dpaudit.flower.processes import MARK, end_marked
 
 NAME = "flower-simulation"
 MOST_NODES = 10
-_START, _END = 300.0, 60.0
+_START, _END = 300.0, 120.0
 _ATTEMPTS = 4
 
 
@@ -68,7 +70,8 @@ def simulated(
         model = models.build_model(config.model, data.train.x.shape[1:], data.train.classes, root=root)
         shards.write_shards(folder / "shards", data, model, nodes=count)
         app = make_client_app(partial(_node, str(folder / "shards")))
-        with _environment(_for_ray(folder)), _quiet(), _simulation(app, count, folder) as grid:
+        mark = uuid.uuid4().hex
+        with _environment(_for_ray(folder, mark)), _quiet(), _simulation(app, count, folder, mark) as grid:
 
             def make(functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
                 terms = Terms(timeout=timeout, least=1.0, pause=0.02)
@@ -92,10 +95,13 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _for_ray(folder: Path) -> dict[str, str]:
-    """Return what Flower and the actors need to know: a private home, and where this process finds its modules."""
+def _for_ray(folder: Path, mark: str) -> dict[str, str]:
+    """Return what Flower and the actors need to know: a private home, and where this process finds its modules.
+
+    The mark is what Ray's processes are found by: those of a start that failed are not Ray's to end.
+    """
     path = os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH", "")]))
-    return {"FLWR_HOME": str(folder), "PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    return {"FLWR_HOME": str(folder), "PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", MARK: mark}
 
 
 @contextmanager
@@ -123,10 +129,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _simulation(client_app: Any, nodes: int, folder: Path) -> Iterator[Any]:
+def _simulation(client_app: Any, nodes: int, folder: Path, mark: str) -> Iterator[Any]:
     """Yield the grid of a running simulation. Raises: SimulationFailed."""
+    import ray
     from flwr.serverapp import ServerApp
 
+    own = not ray.is_initialized()  # else it is the caller's, who ends it
     grids: queue.Queue[Any] = queue.Queue()
     done = threading.Event()
     ended: list[BaseException | None] = []
@@ -141,7 +149,11 @@ def _simulation(client_app: Any, nodes: int, folder: Path) -> Iterator[Any]:
         try:
             server_app = ServerApp()
             server_app.main()(main)
-            _run(server_app, client_app, nodes, folder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Flower's and Ray's own imports
+                if own:
+                    _start_ray(max(1, min(nodes, os.cpu_count() or 1)), folder, mark)
+                _run(server_app, client_app, nodes)
         except BaseException as error:
             why = error
         ended.append(why)
@@ -154,7 +166,9 @@ def _simulation(client_app: Any, nodes: int, folder: Path) -> Iterator[Any]:
     finally:
         done.set()
         thread.join(_END)
-        _end_ray()
+        if own:
+            ray.shutdown()
+            end_marked(mark)
 
 
 class _WatchedGrid:
@@ -169,18 +183,15 @@ class _WatchedGrid:
         return getattr(self._grid, name)
 
 
-def _run(server_app: Any, client_app: Any, nodes: int, folder: Path) -> None:
-    """Run Flower's simulation until its ServerApp ends."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Flower's and Ray's own imports
-        from flwr.simulation import run_simulation
+def _run(server_app: Any, client_app: Any, nodes: int) -> None:
+    """Run Flower's simulation, on the Ray that runs, until its ServerApp ends."""
+    from flwr.simulation import run_simulation
 
-        _start_ray(max(1, min(nodes, os.cpu_count() or 1)), folder)  # Flower uses one that runs already
-        backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-        run_simulation(server_app, client_app, num_supernodes=nodes, backend_config=backend)
+    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    run_simulation(server_app, client_app, num_supernodes=nodes, backend_config=backend)
 
 
-def _start_ray(workers: int, folder: Path) -> None:
+def _start_ray(workers: int, folder: Path, mark: str) -> None:
     """Start Ray; again, if its own helpers were too slow for the 15 s that it gives them (a busy machine)."""
     import ray
 
@@ -190,6 +201,7 @@ def _start_ray(workers: int, folder: Path) -> None:
             return
         except Exception:
             ray.shutdown()
+            end_marked(mark)
             if attempt == _ATTEMPTS - 1:
                 raise
 
@@ -202,10 +214,3 @@ def _started(grids: "queue.Queue[Any]") -> Any:
     if found is None:
         raise SimulationFailed(f"Flower's simulation did not start within {_START:g} s, or failed; see its log above.")
     return found
-
-
-def _end_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()

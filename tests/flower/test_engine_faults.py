@@ -263,6 +263,32 @@ def test_a_node_may_leave_and_come_back_under_another_id(make_config, fleet_of, 
     assert run.run(2)[0].accepted == 6
 
 
+def test_a_node_that_cannot_say_what_it_holds_is_asked_again_later(make_config, fleet_of, serve, monkeypatch):
+    from dpaudit.flower import fleet as module
+
+    asked = []
+
+    class Mute(LoopbackNodes):
+        def reply(self, message):
+            from flwr.app import Error, Message
+
+            asked.append(message.metadata.dst_node_id)
+            if asked.count(BAD) == 1 and message.metadata.dst_node_id == BAD:
+                return [Message(Error(code=1, reason="no such file"), reply_to=message)]
+            return super().reply(message)
+
+    run = serve(make_config(**EVERYBODY), fleet_of(Mute))
+    for _ in range(5):
+        run.engine._fleet.refresh()
+    assert asked.count(BAD) == 1
+    later = time.monotonic() + 11
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    run.engine._fleet.refresh()
+    monkeypatch.undo()
+    assert asked.count(BAD) == 2
+    assert run.engine._fleet.node_of(2) == BAD
+
+
 def test_a_round_needs_enough_nodes_and_says_so_before_any_noise(make_config, fleet_of, serve):
     fleet = fleet_of(LoopbackNodes)
     run = serve(make_config(**EVERYBODY), fleet, least=0.9, patience=0.05)

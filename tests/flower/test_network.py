@@ -22,7 +22,7 @@ from dpaudit.ledger import PrivacyLedger
 
 pytest.importorskip("cryptography")
 pytestmark = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
-ROUNDS = 3
+ROUNDS = 4
 LIMIT = 600.0
 CONFIG = """
 [run]
@@ -77,7 +77,7 @@ class Federation:
     def server(self, *more: str) -> subprocess.Popen:
         return self.start(
             "server", "server", "run.toml", "--out", "out", "--federation", "shards", "--certificates", "certs",
-            "--port", str(self.port), "--timeout", "50", "--least", "0.6", "--json", *more,
+            "--port", str(self.port), "--timeout", "100", "--least", "0.6", "--json", *more,
         )  # fmt: skip
 
     def node(self, number: int, *, key: str | None = None, name: str | None = None) -> subprocess.Popen:
