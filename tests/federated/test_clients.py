@@ -150,6 +150,18 @@ def test_stacked_and_mapped_clients_compute_the_same(make_config, blobs, monkeyp
     np.testing.assert_allclose(found["stacked"], found["mapped"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("no_chain", [None, "switched off"])
+def test_padding_never_points_at_the_example_of_another_client(make_config, blobs, monkeypatch, no_chain):
+    model, data = keras.Sequential([keras.Input((4,)), layers.Dense(3)]), blobs(41, clients=6)
+    data.x[0] = np.nan  # of client 0, and what index 0 means
+    if no_chain is not None:
+        monkeypatch.setattr(ClientFunctions, "no_chain", no_chain)
+    runner = engines.FedAvgEngine(ClientFunctions(model, (4,)), data, make_config(client_level=True).training, root=1)
+    (block,) = runner.run_cohort(models.get_weights(model), cohort_of([0, 1, 5]))  # 7, 7 and 6 examples in fours
+    assert not np.isfinite(block.rows[0]).all()
+    assert np.isfinite(block.rows[1:]).all()
+
+
 @pytest.mark.parametrize("name", ["cnn", "norm", "recurrent", "embedding"])
 def test_models_with_other_parameters_are_mapped_or_run_one_by_one(make_config, blobs, name):
     keras.utils.set_random_seed(3)
