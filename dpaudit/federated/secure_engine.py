@@ -5,7 +5,8 @@ middle of it, and the server's code sees what it would see of a network. What a 
 transport.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,15 @@ CLIPPED_ON_DEVICE = "device: clipped and quantised before masking; the server ca
 HERE = ("in-process", "litert")
 """Engines whose clients are computed in this process."""
 _GIVEN_UP = "the round of secure aggregation was given up"
+
+
+def _fingerprint(rows: Mapping[int, NDArray[np.float32]]) -> int:
+    """Return 64 bits that depend on every update."""
+    digest = hashlib.sha256()
+    for device in sorted(rows):
+        row = np.ascontiguousarray(rows[device], dtype="<f4")
+        digest.update(f"{device},{row.size};".encode() + row.tobytes())
+    return int.from_bytes(digest.digest()[:8], "big")
 
 
 def what_the_server_sees(training: TrainingSection) -> str:
@@ -104,7 +114,8 @@ class SecureEngine:
             yield from given_up(rows, f"{len(invited)} devices are too few for it")
             return
         number = cohort.number
-        vectors = {device: self._vector(rows.get(device), device, number) for device in invited}
+        key = _fingerprint(rows)
+        vectors = {device: self._vector(rows.get(device), device, number, key) for device in invited}
         when = _rng.stream(self._root, "secagg-lost", number).integers(0, 3, len(invited))
         lost = {device: int(at) for device, at in zip(invited, when, strict=True) if device not in rows}
         try:
@@ -115,11 +126,15 @@ class SecureEngine:
         grid = Quantiser(clip_norm=self._aggregator.clip_norm, width=self._width)
         yield SecureSum(units=np.array(sorted(arrived), dtype=np.int64), total=grid.floats(total))
 
-    def _vector(self, row: NDArray[np.float32] | None, device: int, number: int) -> Ints:
-        """Return what a device would send; of one that is lost nothing arrives."""
+    def _vector(self, row: NDArray[np.float32] | None, device: int, number: int, key: int) -> Ints:
+        """Return what a device would send; of one that is lost nothing arrives.
+
+        `key` is of all updates: a replayed round draws the noise that it drew before if they are the same to the bit,
+        and other noise, on every device, if they are not. One noise on two sums would reveal their difference.
+        """
         if row is None:
             return np.zeros(self._width, dtype=np.int64)
-        rng = _rng.stream(self._root, "device-noise", number, device)
+        rng = _rng.stream(self._root, "device-noise", number, device, key)
         return protected(row, self._aggregator, width=self._width, rng=rng)
 
 

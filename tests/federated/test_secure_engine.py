@@ -87,8 +87,8 @@ def test_the_server_is_given_masked_vectors_and_the_exact_sum(seen, monkeypatch)
     put_in = {}
     honest = SecureEngine._vector
 
-    def watched(self, row, device, number):
-        put_in[device] = honest(self, row, device, number)
+    def watched(self, row, device, *round_):
+        put_in[device] = honest(self, row, device, *round_)
         return put_in[device]
 
     monkeypatch.setattr(SecureEngine, "_vector", watched)
@@ -118,6 +118,23 @@ def test_what_a_device_sends_is_its_update_in_steps_and_a_share_of_the_noise():
     for unfit in (np.full(WIDTH, np.nan, np.float32), np.full(WIDTH, np.inf, np.float32), np.ones(WIDTH + 1)):
         assert np.abs(protected(unfit, quiet, width=WIDTH, rng=rng(1))).max() < 8
     assert np.abs(protected(update_of(2), aggregator, width=WIDTH, rng=rng(1))).max() > 50
+
+
+def test_a_replay_draws_the_same_noise_only_for_the_same_updates():
+    """Otherwise the difference of two releases would be that of the sums: one update, changed in its last bit."""
+
+    def release(rows):
+        server, aggregator = make_server()
+        return server.run_round(0, secured(engine(rows), aggregator, width=WIDTH, root=3).run_cohort)[1].vector
+
+    def nudged(device):
+        row = update_of(device)
+        row[0] = np.nextafter(row[0], np.float32(2)) if device == 2 else row[0]
+        return row
+
+    first, again, other = release(update_of), release(update_of), release(nudged)
+    np.testing.assert_array_equal(first, again)
+    assert np.std(first - other) > Z * np.sqrt(CLIENTS / 3), "two independent draws differ by sqrt(2) times one"
 
 
 def test_devices_that_fail_are_lost_to_the_protocol_and_the_rest_is_summed():
