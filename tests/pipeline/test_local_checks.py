@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from dpaudit.config import RunConfig
+from dpaudit.events import NoOp
 from dpaudit.federated import dense_chain, local_engine
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.ledger import PrivacyLedger
@@ -133,8 +134,6 @@ def record(seed=0, *, rounds=30, steps=4, canaries=600, parameters=500, clients=
     sums = np.where(there.any(axis=1), Z**2 * rng.chisquare(parameters, rounds), np.nan)
     ledger = PrivacyLedger()
     for number, here in enumerate(there):
-        from dpaudit.events import NoOp
-
         ledger.record(NoOp(), round=number, realised_units=int(here.sum()))
     return {
         "ledger": ledger, "found": found, "coins": coins, "canary_client": holder, "client_noise": each,
