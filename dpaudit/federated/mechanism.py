@@ -28,6 +28,8 @@ round of the pass, in advance; the other rounds are recorded as `NoOp` with the 
 stops in the middle has then paid for the whole: an upper bound.
 """
 
+from dataclasses import replace
+
 from dpaudit import events
 from dpaudit.config import DISTRIBUTED_NOISE, TrainingSection
 from dpaudit.errors import UnsupportedEvent, UsageError
@@ -62,6 +64,32 @@ def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -
     if training.protects_clients or training.client_sampling_rate == 1.0:
         return inner
     return events.PubliclySampled(sampling_rate=training.client_sampling_rate, event=inner)
+
+
+def released_again(training: TrainingSection, event: events.Event) -> events.Event:
+    """Return what a further release of a round costs, on the cohort that was drawn for the first.
+
+    A second sample is not drawn, so that nothing is gained from sampling: given the first release, a unit may be known
+    to be in. Where the size of a sample is fixed or cut, a unit that is in keeps another out, which changes the sum by
+    up to two clip norms: half the noise.
+
+    Raises: UnsupportedEvent where such a sample was noised with anything but Gaussians.
+    """
+    displaces = training.sampler == "without-replacement" and not training.public_cohort
+    displaces |= training.sampler == "poisson-padded"
+    return _for_two_clip_norms(event) if displaces else event
+
+
+def _for_two_clip_norms(event: events.Event) -> events.Event:
+    if isinstance(event, events.Gaussian):
+        return replace(event, noise_multiplier=event.noise_multiplier / 2)
+    if isinstance(event, events.Composed):
+        return replace(event, events=tuple(_for_two_clip_norms(part) for part in event.events))
+    raise UnsupportedEvent(
+        f"a round with {type(event).__name__} on a sample of fixed size was released, and cannot be reproduced to the "
+        "bit here; what a second release on the same sample costs is not known. Resume where the run was made (same "
+        "machine, same libraries)."
+    )
 
 
 def in_client(training: TrainingSection, event: events.Event) -> events.Event:

@@ -21,7 +21,7 @@ from dpaudit.federated.aggregation import Aggregator, Noised, State
 from dpaudit.federated.canary_families import Family
 from dpaudit.federated.canary_sources import Moment
 from dpaudit.federated.clipping import NOT_FINITE, Block, ClippedSum, Rejected, SecureSum, screen, screen_sum
-from dpaudit.federated.mechanism import sampled
+from dpaudit.federated.mechanism import released_again, sampled
 from dpaudit.federated.optimizers import ServerOptimizer
 from dpaudit.federated.replay import WITHHELD, OfRounds, digest_of, noted_rounds, recorded_passes, recorded_rounds
 from dpaudit.federated.sampling import Cohort, Population
@@ -259,7 +259,7 @@ class Server:
         A replayed round draws the noise that it drew before. If the result has the recorded digest it is the very
         same release, and costs nothing more. If not (another machine, another library: the sum differs in its last
         bits), showing the same noise on another sum would reveal their difference, so the round is noised afresh
-        as the next attempt and recorded as one more event.
+        as the next attempt and recorded as one more event, without credit for a sample that is not drawn anew.
         """
         number = collected.cohort.number
         known = self._recorded.of(number)
@@ -339,6 +339,8 @@ class Server:
         round is covered by it if it is like the first; a further attempt is a further release on the same units.
         """
         training = self._plan.training
+        if any(stated != WITHHELD for stated in self._recorded.of(number)):
+            return released_again(training, noised.event), noised.covered_by
         event = sampled(training, noised.event, slots=self._plan.slots)
         if not isinstance(event, ShuffledBatches):
             return event, noised.covered_by

@@ -4,6 +4,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from dpaudit.accounting import epsilon
+from dpaudit.events import Gaussian, PoissonSampled, SelfComposed
 from dpaudit.federated.aggregation import GaussianSum
 from dpaudit.federated.canaries import make_canaries
 from dpaudit.federated.clipping import Block, Rejected
@@ -39,6 +41,11 @@ def make_server(make_config):
     return make
 
 
+def server_event(rate, z=1.0):
+    gaussian = Gaussian(noise_multiplier=z)
+    return gaussian if rate == 1 else PoissonSampled(sampling_rate=rate, event=gaussian)
+
+
 def updates(cohort, value=0.1):
     return [Block(units=cohort.units, rows=np.full((cohort.units.size, WIDTH), value, np.float32))]
 
@@ -57,12 +64,6 @@ def test_a_round_is_one_event_with_what_really_happened(make_server):
     assert entry.facts["noise_stddev"] == 2.0
     assert len(entry.facts["release_sha256"]) == 64
     assert release.vector.shape == (WIDTH + 10,)
-
-
-def server_event(rate, z=1.0):
-    from dpaudit.events import Gaussian, PoissonSampled
-
-    return PoissonSampled(sampling_rate=rate, event=Gaussian(noise_multiplier=z))
 
 
 def test_the_divisor_is_fixed_when_devices_drop_out(make_server):
@@ -194,6 +195,36 @@ def test_a_replay_with_another_sum_gets_fresh_noise_and_is_counted_twice(make_se
     third = make_server(ledger=ledger)
     assert third.run_round(0, lambda _, cohort: updates(cohort))[1].attempt == 0, "either attempt may be reproduced"
     assert len(list(ledger.events())) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "again"),
+    [
+        ({}, server_event(0.6), server_event(1.0)),
+        ({"sampler": "without-replacement"}, None, Gaussian(noise_multiplier=0.5)),
+        ({"sampler": "poisson-padded", "cohort_limit": 5}, None, Gaussian(noise_multiplier=0.5)),
+        ({"sampler": "shuffle", "client_sampling_rate": 0.5}, None, Gaussian(noise_multiplier=1.0)),
+    ],
+)
+def test_a_further_release_of_a_round_takes_no_credit_for_a_sample_that_is_not_drawn_anew(
+    make_server, settings, first, again
+):
+    ledger = PrivacyLedger()
+    for value in (0.1, 0.2):
+        make_server(ledger=ledger, **settings).run_round(0, lambda _, cohort: updates(cohort, value=value))
+    events = [entry.event for entry in ledger.events()]
+    assert first is None or events[0] == first
+    assert events[1] == again != events[0]
+
+
+def test_two_releases_on_one_poisson_sample_cost_no_more_than_is_recorded(make_server):
+    """Who is in is in twice: together they are one sampled Gaussian with 1 / sqrt(2) of the noise."""
+    ledger = PrivacyLedger()
+    for value in (0.1, 0.2):
+        server = make_server(ledger=ledger, noise=1.1, client_sampling_rate=0.2)
+        server.run_round(0, lambda _, cohort: updates(cohort, value=value))
+    truth = epsilon(server_event(0.2, z=1.1 / np.sqrt(2)), 1e-5)
+    assert epsilon(ledger, 1e-5) >= truth > epsilon(SelfComposed(event=server_event(0.2, z=1.1), count=2), 1e-5)
 
 
 def test_a_note_about_rejections_is_not_written_twice(make_server):
