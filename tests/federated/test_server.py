@@ -211,7 +211,7 @@ def test_a_further_release_of_a_round_takes_no_credit_for_a_sample_that_is_not_d
 ):
     ledger = PrivacyLedger()
     for value in (0.1, 0.2):
-        make_server(ledger=ledger, **settings).run_round(0, lambda _, cohort: updates(cohort, value=value))
+        make_server(ledger=ledger, **settings).run_round(0, lambda _, cohort, value=value: updates(cohort, value=value))
     events = [entry.event for entry in ledger.events()]
     assert first is None or events[0] == first
     assert events[1] == again != events[0]
@@ -222,7 +222,7 @@ def test_two_releases_on_one_poisson_sample_cost_no_more_than_is_recorded(make_s
     ledger = PrivacyLedger()
     for value in (0.1, 0.2):
         server = make_server(ledger=ledger, noise=1.1, client_sampling_rate=0.2)
-        server.run_round(0, lambda _, cohort: updates(cohort, value=value))
+        server.run_round(0, lambda _, cohort, value=value: updates(cohort, value=value))
     truth = epsilon(server_event(0.2, z=1.1 / np.sqrt(2)), 1e-5)
     assert epsilon(ledger, 1e-5) >= truth > epsilon(SelfComposed(event=server_event(0.2, z=1.1), count=2), 1e-5)
 
