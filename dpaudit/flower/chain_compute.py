@@ -1,6 +1,6 @@
 """`Compute` without TensorFlow, for chains of Dense layers: NumPy alone (`dpaudit.federated.dense_chain`).
 
-Flower starts a process for every message, and importing TensorFlow costs each 7 s of a processor; this costs nothing.
+Flower starts a process for every message, in which importing TensorFlow takes about 5 s of a processor; this, nothing.
 """
 
 from pathlib import Path

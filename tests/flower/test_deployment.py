@@ -191,3 +191,27 @@ def test_a_connection_that_was_cut_between_two_looks_does_not_end_a_run(monkeypa
         assert deployment._finished(Flaky(cuts), 7)
     with pytest.raises(deployment.FederationFailed, match="does not answer any more"):
         deployment._finished(Flaky(deployment._LOOKS), 7)
+
+
+@pytest.mark.parametrize(("found", "ok"), [("1.41.0", True), ("1.41.9", True), ("1.40.1", False), ("1.42.0", False)])
+def test_doctor_knows_the_window(monkeypatch, found, ok):
+    from dpaudit.cli import doctor
+
+    monkeypatch.setattr(doctor, "version", lambda name: found)
+    row = doctor._inspect("flwr")
+    assert row["ok"] is ok
+    assert (row["repair"] is None) is ok
+
+
+def test_the_window_is_said_once():
+    """The extra of the package, the doctor and the check at run time agree."""
+    import tomllib
+    from pathlib import Path
+
+    from dpaudit.cli import doctor
+    from dpaudit.flower.packages import WINDOW
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    low, high = (".".join(map(str, bound)) for bound in WINDOW)
+    assert project["optional-dependencies"]["flower"] == [f"flwr>={low},<{high}"]
+    assert (doctor.WANTED["flwr"][0], doctor.BELOW["flwr"]) == (low, high)
