@@ -145,7 +145,7 @@ def make_aggregator(
     """Return the configured aggregator.
 
     Args:
-        name: `gaussian`, `tfp-gaussian`, `tfp-adaptive-clip`, `tfp-discrete-gaussian`, `tfp-skellam`, or
+        name: `gaussian`, `tfp-gaussian`, `tfp-adaptive-clip`, `discrete-gaussian`, `skellam`, or
             `module:function` that returns a DPQuery.
         clip_norm: what contributions are clipped to; at first, where the clip adapts.
         noise_multiplier: of the whole round: what is calibrated.
@@ -160,7 +160,7 @@ def make_aggregator(
     if name == "gaussian":
         return GaussianSum(clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor)
     if name in DISTRIBUTED_NOISE:
-        from dpaudit.federated.tfp_discrete import integer_sum
+        from dpaudit.federated.distributed_noise import integer_sum
 
         return integer_sum(
             name, clip_norm=clip_norm, noise_multiplier=noise_multiplier, noise_factor=noise_factor,

@@ -25,7 +25,8 @@ from dpaudit.federated import run_files as files
 from dpaudit.federated.canaries import Canaries
 from dpaudit.federated.canary_families import Family
 from dpaudit.federated.canary_sources import Moment
-from dpaudit.federated.server import Collected, Release, Server
+from dpaudit.federated.rounds import Collected, Release
+from dpaudit.federated.server import Server
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]

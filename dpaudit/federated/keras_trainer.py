@@ -31,9 +31,10 @@ from dpaudit.federated.data import Dataset
 from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.keras_functions import LossFunctions
 from dpaudit.federated.keras_optimizer import KerasOptimizer
+from dpaudit.federated.rounds import Plan
 from dpaudit.federated.run_files import MODEL, RESULT, stored_root
 from dpaudit.federated.sampling import Population
-from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.server import Server
 from dpaudit.federated.trainer import data_commitment, deferred_interrupt
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Relation, Unit

@@ -33,8 +33,8 @@ from dataclasses import replace
 from dpaudit import events
 from dpaudit.config import DISTRIBUTED_NOISE, TrainingSection
 from dpaudit.errors import UnsupportedEvent, UsageError
+from dpaudit.federated.distributed_noise import planned_event
 from dpaudit.federated.sampling import sample_size
-from dpaudit.federated.tfp_discrete import planned_event
 
 
 def sampled(training: TrainingSection, event: events.Event, *, slots: int = 0) -> events.Event:

@@ -24,8 +24,9 @@ from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.many import ManyModels
 from dpaudit.federated.optimizers import make_optimizer
 from dpaudit.federated.partition import renumber
+from dpaudit.federated.rounds import Plan
 from dpaudit.federated.sampling import Cohort, Population
-from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.server import Server
 from dpaudit.federated.silo_server import make_server
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import Unit

@@ -17,10 +17,10 @@ from dpaudit.config import TrainingSection
 from dpaudit.errors import UsageError
 from dpaudit.federated.aggregation import Aggregator
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected, SecureSum
+from dpaudit.federated.distributed_noise import IntegerSum
 from dpaudit.federated.engine import Engine
 from dpaudit.federated.quantisation import FIELD_BITS, Quantiser
 from dpaudit.federated.sampling import Cohort
-from dpaudit.federated.tfp_discrete import IntegerSum
 from dpaudit.secagg import Parameters, ProtocolViolation, TooFewDevices
 from dpaudit.secagg.memory import secure_sum
 

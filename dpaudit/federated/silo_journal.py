@@ -5,7 +5,7 @@ import numpy as np
 from dpaudit.errors import UsageError
 from dpaudit.federated import run_files as files
 from dpaudit.federated.journal import Journal
-from dpaudit.federated.server import Collected, Release
+from dpaudit.federated.rounds import Collected, Release
 from dpaudit.federated.silo_server import LocalCollected
 
 

@@ -24,8 +24,9 @@ from dpaudit.federated.clipping import Block, Rejected, clipped_sum, screen
 from dpaudit.federated.local_engine import canaries_in
 from dpaudit.federated.local_task import DeviceGaussian, LocalBlock, LocalTask
 from dpaudit.federated.optimizers import ServerOptimizer
+from dpaudit.federated.rounds import Collected, Plan, Release, only_invited
 from dpaudit.federated.sampling import Cohort
-from dpaudit.federated.server import Collected, Contribution, Plan, Release, Server, only_invited
+from dpaudit.federated.server import Contribution, Server
 from dpaudit.ledger import PrivacyLedger
 
 Vector = NDArray[np.float64]

@@ -35,9 +35,9 @@ _SPAN = 64
 _PREVIOUS = "previous"
 _SHARES = "adds its noise to the records, a share to each, and none to the sum, and takes integers"
 _REFUSED = {
-    "DistributedDiscreteGaussianSumQuery": f"{_SHARES}. Use aggregator = 'tfp-discrete-gaussian', which counts shares.",
+    "DistributedDiscreteGaussianSumQuery": f"{_SHARES}. Use aggregator = 'discrete-gaussian', which counts shares.",
     "DistributedSkellamSumQuery": f"{_SHARES}, and in tensorflow-privacy 0.9.0 it seeds the noise from the clock. Use "
-    "aggregator = 'tfp-skellam', which counts shares.",
+    "aggregator = 'skellam', which counts shares.",
 }
 
 

@@ -22,11 +22,12 @@ from dpaudit.federated.canary_families import make_families
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.journal import Identity, Journal, claim
 from dpaudit.federated.optimizers import make_optimizer
+from dpaudit.federated.rounds import Plan
 from dpaudit.federated.run_files import MODEL, RESULT
 from dpaudit.federated.sampling import Population, expected_contributions
 from dpaudit.federated.sampling import header as sampler_header
 from dpaudit.federated.secure_engine import SecureEngine, secured, what_the_server_sees
-from dpaudit.federated.server import Plan, Server
+from dpaudit.federated.server import Server
 from dpaudit.federated.silo_journal import SiloJournal
 from dpaudit.federated.silo_server import local_divisor, make_server
 from dpaudit.records import Unit

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from dpaudit.config import TrainingSection
 from dpaudit.errors import DataError, UsageError
 from dpaudit.federated.clipping import Block, ClippedSum, Rejected
+from dpaudit.federated.distributed_noise import IntegerSum
 from dpaudit.federated.engine import RoundSeeds, example_table, round_seeds
 from dpaudit.federated.sampling import Cohort
-from dpaudit.federated.tfp_discrete import IntegerSum
 from dpaudit.flower.exchange import Post, Reply, printable
 from dpaudit.flower.fleet import Fleet, Register, Terms
 from dpaudit.flower.messages import Answer, Job, Kind, LocalTraining, read_answer, write_job

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from dpaudit.errors import DataError
 from dpaudit.federated.clipping import Rejected, SecureSum
+from dpaudit.federated.distributed_noise import IntegerSum
 from dpaudit.federated.engine import round_seeds
 from dpaudit.federated.quantisation import Quantiser
 from dpaudit.federated.sampling import Cohort
 from dpaudit.federated.secure_engine import CLIPPED_ON_DEVICE, given_up, round_parameters
-from dpaudit.federated.tfp_discrete import IntegerSum
 from dpaudit.flower.exchange import Post, printable
 from dpaudit.flower.messages import write_job
 from dpaudit.flower.secure_messages import KIND, bytes_of, parameter_numbers, read, whole, write

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.errors import DataError
+from dpaudit.federated.distributed_noise import IntegerSum, integer_sum
 from dpaudit.federated.secure_engine import protected
-from dpaudit.federated.tfp_discrete import IntegerSum, integer_sum
 from dpaudit.flower.messages import read_job
 from dpaudit.flower.node import Node
 from dpaudit.flower.secure_messages import bytes_of, parameter_numbers, read, read_parameters, whole, write

@@ -10,33 +10,31 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dpaudit import accounting, evidence, gate, serialize
+from dpaudit import accounting, evidence, gate
 from dpaudit.config import RunConfig
-from dpaudit.events import Event, SelfComposed
 from dpaudit.fanout import Executor, open_executor
 from dpaudit.federated.data import FederatedData, prepare
 from dpaudit.federated.engine import MakeRunner
-from dpaudit.federated.run_files import TrainingRun, load_participation, load_slots, open_run
+from dpaudit.federated.run_files import load_participation, load_slots, open_run
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import (
     checks,
     cohort_check,
     engines,
-    environment,
     local_checks,
     membership,
-    provenance,
     step_check,
 )
-from dpaudit.pipeline.canary_audit import join
-from dpaudit.pipeline.canary_stage import DIRAC, DIRAC_COINS, CanaryResults, audit_canaries
+from dpaudit.pipeline.bundle import write_bundle
+from dpaudit.pipeline.canary_stage import audit_canaries
 from dpaudit.pipeline.design import Design, check_delta, epsilon_after, ledger_facts, make_design
 from dpaudit.pipeline.fire_drill import hold_drill
 from dpaudit.pipeline.progress import Reporter
 from dpaudit.pipeline.releases import client_ids
+from dpaudit.pipeline.trained import Trained, protected_units
 from dpaudit.pipeline.workspace import Workspace, fix_noise, open_workspace
 from dpaudit.policy import Policy
-from dpaudit.records import AccountingSummary, CheckResult, Claim, ScoreSet, Unit, Verdict
+from dpaudit.records import AccountingSummary, CheckResult, Verdict
 
 
 class Federation(Protocol):
@@ -57,31 +55,6 @@ class Outcome:
     evidence: evidence.Evidence
     accounting: AccountingSummary
     verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """A finished training with everything that later stages need."""
-
-    config: RunConfig
-    workspace: Workspace
-    design: Design
-    data: FederatedData
-    run: TrainingRun
-    seconds: float
-    engine: str = engines.IN_PROCESS
-
-    @property
-    def units(self) -> int:
-        """Number of protected units in training."""
-        return protected_units(self.config, self.data)
-
-
-def protected_units(config: RunConfig, data: FederatedData) -> int:
-    """Return how many examples, or clients, the claim protects."""
-    if config.claim.unit == Unit.CLIENT or data.train.client is None:
-        return data.clients
-    return len(data.train.client)  # labels may be with the clients alone
 
 
 def train(
@@ -184,7 +157,7 @@ def _audit(trained: Trained, *, policy: Policy, today: date | None, reporter: Re
     results += membership.check_attacks(config, pool, attack_scores, summary, trained.workspace.out, root=root)
     summary = replace(summary, assumptions=accounting.verified_by(summary.assumptions, results))
     reporter.stage("writing evidence")
-    bundle = _write(trained, summary, canaries, results, attacks, attack_scores, policy)
+    bundle = write_bundle(trained, summary, canaries, results, attacks, attack_scores, policy)
     verdict = gate.evaluate(bundle, policy, today=today or datetime.now(UTC).date(), recomputed=summary)
     return Outcome(evidence=bundle, accounting=summary, verdict=verdict)
 
@@ -227,89 +200,6 @@ def _verify(trained: Trained, ledger: PrivacyLedger) -> list[Any]:
     )
     step, drill = test_step(trained.config), hold_drill(trained.config, test_step)
     return [*sampling, replayed, *recorded, *step, checks.check_model(run), *drill]
-
-
-def _sampler(event: Event) -> str:
-    """Return the name of an event's outermost sampler; local steps are composed of events that have one."""
-    return _sampler(event.event) if isinstance(event, SelfComposed) else type(event).__name__
-
-
-def _training_facts(trained: Trained) -> dict[str, Any]:
-    config, digest = trained.config, PrivacyLedger.open(trained.workspace.ledger).digest
-    return {
-        "name": config.run.name,
-        "algorithm": config.training.algorithm,
-        "rounds": trained.run.rounds_done,
-        "clients": trained.data.clients,
-        "units": trained.units,
-        "unit": config.claim.unit,
-        "sampler": _sampler(trained.design.round_event),
-        "client_sampling_rate": config.training.client_sampling_rate,
-        "example_sampling_rate": config.training.example_sampling_rate,
-        "clip_norm": config.training.clip_norm,
-        "noise_multiplier": trained.design.noise_multiplier,
-        **({"local_steps": config.training.local_steps} if config.training.local_steps else {}),
-        "noise_draws": trained.run.noise_draws,
-        "noise_factor_planted": config.demonstration.noise_factor,
-        "ledger_digest": digest,
-        "trained_at": provenance.trained_at(trained.workspace.out, trained.run.model, ledger_digest=digest),
-        "model_sha256": serialize.sha256_file(trained.run.model),
-        "aggregator": config.training.aggregator,
-        "canaries": config.canaries.count,
-        **canary_families(config),
-        "holdout_accuracy": trained.run.holdout_accuracy,
-        "classes": trained.data.train.classes,
-        "data": trained.data.train.name,
-        "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configured",
-        "seconds": round(trained.seconds, 2),
-    }
-
-
-def canary_families(config: RunConfig) -> dict[str, Any]:
-    """Return the families of canaries as a fact of the training, and how many inputs the model has for them."""
-    named = {family.name: {"kind": family.kind, "count": family.count} for family in config.canaries.family}
-    extra = config.canaries.private_features
-    return {**({"canary_families": named} if named else {}), **({"private_features": extra} if extra else {})}
-
-
-def _write(
-    trained: Trained,
-    summary: AccountingSummary,
-    canaries: CanaryResults,
-    results: list[Any],
-    attacks: tuple[Any, ...],
-    attack_scores: dict[str, ScoreSet],
-    policy: Policy,
-) -> evidence.Evidence:
-    claim = trained.config.claim
-    curves = {name: evidence.curve_of(scores) for name, scores in attack_scores.items()}
-    if DIRAC in canaries.scores:
-        split = join(canaries.scores[DIRAC], canaries.coins[DIRAC_COINS])
-        if min(split.member.size, split.non_member.size) > 0:
-            curves[DIRAC] = evidence.curve_of(split)
-    return evidence.write_evidence(
-        trained.workspace.evidence,
-        claim=Claim(
-            epsilon=claim.epsilon,
-            delta=claim.delta,
-            unit=claim.unit,
-            relation=claim.relation,
-            model=trained.config.run.name,
-        ),
-        ledger_path=trained.workspace.ledger,
-        accounting=summary,
-        bounds=tuple(canaries.bounds),
-        attacks=attacks,
-        checks=tuple(results),
-        powers=tuple(canaries.powers),
-        training=_training_facts(trained),
-        environment=environment.describe(),
-        curves=curves,
-        scores=canaries.scores,
-        coins=canaries.coins,
-        policy=policy.facts,
-        provenance=provenance.describe(trained.config),
-    )
 
 
 def run(

@@ -29,8 +29,8 @@ from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.federated.local_engine import LocalDpEngine
 from dpaudit.federated.optimizers import ServerOptimizer, Sgd, make_optimizer
 from dpaudit.federated.quantisation import INFLATION
+from dpaudit.federated.rounds import Plan
 from dpaudit.federated.sampling import Cohort, Population, expected_contributions
-from dpaudit.federated.server import Plan
 from dpaudit.federated.silo_server import make_server
 from dpaudit.federated.trainer import population_of
 from dpaudit.ledger import PrivacyLedger

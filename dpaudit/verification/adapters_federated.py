@@ -9,10 +9,11 @@ from dpaudit import config
 from dpaudit.federated.aggregation import Aggregator, aggregator_of
 from dpaudit.federated.canaries import NO_CANARIES
 from dpaudit.federated.clipping import Block
+from dpaudit.federated.distributed_noise import SharesNoise
 from dpaudit.federated.optimizers import Sgd
+from dpaudit.federated.rounds import Plan
 from dpaudit.federated.sampling import Population
-from dpaudit.federated.server import Plan, Server
-from dpaudit.federated.tfp_discrete import SharesNoise
+from dpaudit.federated.server import Server
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.verification._step_types import Batch, Step
 

@@ -51,8 +51,8 @@ def all_settings():
         ("gaussian", "tfp-gaussian", "tfp-adaptive-clip", "own_query:build"),
     )  # fmt: skip
     shares = [
-        ("dp-fedavg", "shuffle", "tfp-skellam"),
-        ("dp-fedavg", "without-replacement", "tfp-discrete-gaussian"),
+        ("dp-fedavg", "shuffle", "skellam"),
+        ("dp-fedavg", "without-replacement", "discrete-gaussian"),
     ]  # fmt: skip - of six clients three carry the noise: some rounds are withheld
     trees = [("dp-ftrl", "shuffle", aggregator) for aggregator in ("gaussian", "gaussian", "tfp-tree", "tfp-tree")]
     for algorithm, sampler, aggregator in (*combined, *shares, *trees):

@@ -30,7 +30,7 @@ CLIENTS, WIDTH, Z = 5, 40, 0.8
 
 def section(**changes):
     body = {
-        "algorithm": "dp-fedavg", "rounds": 4, "client_sampling_rate": 1.0, "aggregator": "tfp-skellam",
+        "algorithm": "dp-fedavg", "rounds": 4, "client_sampling_rate": 1.0, "aggregator": "skellam",
         "minimum_contributions": 3, "secure_aggregation": True, "noise_multiplier": Z, **changes,
     }  # fmt: skip
     return TrainingSection(**body)
@@ -196,7 +196,7 @@ class Stopped(Exception):
 
 def test_a_run_with_secure_aggregation_resumes_to_the_bit(make_config, data, tmp_path):
     training = {
-        "rounds": 4, "client_sampling_rate": 1.0, "aggregator": "tfp-discrete-gaussian", "minimum_contributions": 4,
+        "rounds": 4, "client_sampling_rate": 1.0, "aggregator": "discrete-gaussian", "minimum_contributions": 4,
         "secure_aggregation": True, "dropout_rate": 0.2,
     }  # fmt: skip
     config = make_config(client_level=True, training=training)

@@ -13,7 +13,7 @@ from dpaudit.flower.loopback import LoopbackNodes
 
 BAD = 101  # this node holds clients 2 and 3
 SECURE = {
-    "client_sampling_rate": 1.0, "aggregator": "tfp-skellam", "minimum_contributions": 3, "secure_aggregation": True,
+    "client_sampling_rate": 1.0, "aggregator": "skellam", "minimum_contributions": 3, "secure_aggregation": True,
 }  # fmt: skip
 
 

@@ -55,8 +55,8 @@ def cases():
                 for other in ("tfp-gaussian", "tfp-adaptive-clip")
                 if (sampler, other) != ("poisson-padded", "tfp-adaptive-clip")
             ]
-    quick += [("dp-fedavg", "shuffle", "tfp-discrete-gaussian", MOMENTUM)]
-    slow += [("dp-fedsgd", "without-replacement", "tfp-skellam", ADAM)]
+    quick += [("dp-fedavg", "shuffle", "discrete-gaussian", MOMENTUM)]
+    slow += [("dp-fedsgd", "without-replacement", "skellam", ADAM)]
     quick += [("dp-ftrl", "shuffle", "gaussian", MOMENTUM), ("dp-ftrl", "shuffle", "gaussian", ADAM)]
     slow += [("dp-ftrl", "shuffle", "tfp-tree", MOMENTUM), ("dp-ftrl", "shuffle", "tfp-tree", ADAM)]
     marked = [pytest.param(*case, marks=pytest.mark.slow) for case in slow]

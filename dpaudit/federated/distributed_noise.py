@@ -23,10 +23,10 @@ from dpaudit.federated import integer_noise
 from dpaudit.federated.aggregation import Matrix, Noised, State, Vector
 from dpaudit.federated.quantisation import INFLATION, LEAST_LEVELS, Quantiser, fits_field, wrapped
 
-Kind = Literal["tfp-discrete-gaussian", "tfp-skellam"]
+Kind = Literal["discrete-gaussian", "skellam"]
 _LEAST_STDDEV = 100.0
 """Steps of the grid: below, noise on the sum is not near enough to a Gaussian for the checks of a run."""
-_SAMPLERS = {"tfp-discrete-gaussian": integer_noise.discrete_gaussian, "tfp-skellam": integer_noise.skellam}
+_SAMPLERS = {"discrete-gaussian": integer_noise.discrete_gaussian, "skellam": integer_noise.skellam}
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class IntegerSum:
         """The generator behind the noise, for the ledger."""
         if self.secure:
             return "devices: each its own share, before masking (in process: numpy Philox4x64 from the root seed)"
-        how = "exact rejection" if self.kind == "tfp-discrete-gaussian" else "differences of Poisson draws"
+        how = "exact rejection" if self.kind == "discrete-gaussian" else "differences of Poisson draws"
         return f"{how} by numpy Philox4x64, keyed by SHA-256 of (root, 'noise', round, attempt, share)"
 
     @property
@@ -188,7 +188,7 @@ def integer_sum(
             f"noise: at least 1 and at most the {expected:g} that are expected in a round; got {minimum}."
         )
     return IntegerSum(
-        kind="tfp-skellam" if name == "tfp-skellam" else "tfp-discrete-gaussian",
+        kind="skellam" if name == "skellam" else "discrete-gaussian",
         clip_norm=clip_norm,
         noise_multiplier=noise_multiplier,
         minimum=minimum,
@@ -201,7 +201,7 @@ def integer_event(
     kind: str, *, shares: int, share_variance: float, l2_norm: float, l1_norm: float, dimension: int
 ) -> events.Event:
     """Return the event of one sum; all sizes in steps of the grid."""
-    if kind == "tfp-skellam":
+    if kind == "skellam":
         return events.Skellam(variance=shares * share_variance, l2_norm=l2_norm, l1_norm=l1_norm)
     return events.DistributedDiscreteGaussian(
         shares=shares, share_variance=share_variance, l2_norm=l2_norm, l1_norm=l1_norm, dimension=dimension

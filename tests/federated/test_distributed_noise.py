@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from dpaudit import _rng, accounting, events
 from dpaudit.config import TrainingSection
 from dpaudit.errors import UsageError
-from dpaudit.federated import integer_noise, tfp_discrete
+from dpaudit.federated import distributed_noise, integer_noise
 from dpaudit.federated.aggregation import aggregator_of, make_aggregator
 from dpaudit.federated.canaries import make_canaries
 from dpaudit.federated.clipping import Block
@@ -25,7 +25,7 @@ from dpaudit.pipeline.releases import noise_inflation
 from dpaudit.records import Status
 from dpaudit.verification import check_ledger
 
-KINDS = ("tfp-discrete-gaussian", "tfp-skellam")
+KINDS = ("discrete-gaussian", "skellam")
 CLIENTS, PARAMETERS = 12, 400
 
 
@@ -223,14 +223,14 @@ def test_mutants_of_the_noise_are_seen(kind, monkeypatch):
     ratio, low, high = residual_ratio(honest)
     assert low < ratio < high
     assert residual_ratio(dataclasses.replace(honest, noise_factor=0.5))[0] < low
-    shares = tfp_discrete.IntegerSum.share
+    shares = distributed_noise.IntegerSum.share
     drawn = []
 
     def lazy(self, rng, width, **size):
         drawn.append(1)
         return np.zeros(width, np.int64) if len(drawn) % 8 == 0 else shares(self, rng, width, **size)
 
-    monkeypatch.setattr(tfp_discrete.IntegerSum, "share", lazy)
+    monkeypatch.setattr(distributed_noise.IntegerSum, "share", lazy)
     assert residual_ratio(honest)[0] < low
 
 
