@@ -7,11 +7,11 @@ digest too: a gate that must not trust its own machine sets DPAUDIT_NO_CACHE=1.
 
 import contextlib
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dpaudit import __version__, serialize
+from dpaudit._packages import installed
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.records import AccountingSummary, Relation
 
@@ -54,9 +54,9 @@ def _key(ledger: PrivacyLedger, delta: float, relation: Relation) -> dict[str, A
         "relation": relation.value,
         "dpaudit": __version__,
         "code": _code_digest(),
-        "dp-accounting": _version("dp-accounting"),
-        "numpy": _version("numpy"),
-        "scipy": _version("scipy"),
+        "dp-accounting": installed("dp-accounting"),
+        "numpy": installed("numpy"),
+        "scipy": installed("scipy"),
     }
 
 
@@ -66,13 +66,6 @@ def _code_digest() -> str:
     others = ("events.py", "gdp.py", "ledger.py", "samplers.py")
     sources = [*sorted((home / "accounting").glob("*.py")), *(home / name for name in others)]
     return serialize.sha256_bytes(b"\0".join(path.read_bytes() for path in sources))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ that is damaged, or is another result's under a wrong name, counts as missing.
 import io
 import math
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import __version__, serialize
+from dpaudit._packages import installed
 from dpaudit.errors import UsageError
 from dpaudit.fanout.digests import digest_of, digest_of_arrays
 from dpaudit.fanout.tasks import Task
@@ -87,13 +87,7 @@ class ResultCache:
 
 def versions() -> dict[str, str | None]:
     """Return the versions of what numbers depend on, None for what is not installed."""
-    found: dict[str, str | None] = {"dpaudit": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"dpaudit": __version__, **{name: installed(name) for name in _PACKAGES}}
 
 
 def _seal(key: str, text: str, arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -87,7 +87,7 @@ def export_client(config: RunConfig, out: Path, *, local_dp: LocalDp | None = No
     check_algorithm(config.training)
     data = prepare(config, root=0).train
     model, other = (models.build_model(config.model, data.x.shape[1:], data.classes, root=root) for root in (0, 1))
-    if _frozen(model) != _frozen(other):
+    if models.frozen_digest(model) != models.frozen_digest(other):
         raise UsageError(
             "the model has weights that are not trained and are drawn at random, so that the run's server has others "
             "than this file would: load them from a file in model.builder, or train them."
@@ -159,7 +159,7 @@ def identity(
     facts = {
         "input_shape": input_shape,
         "layers": layers,
-        "frozen": _frozen(model),
+        "frozen": models.frozen_digest(model),
         "variables": [tuple(int(size) for size in v.shape) for v in model.trainable_variables],
         "epochs": training.local_epochs,
         "batch_size": training.local_batch_size,
@@ -167,14 +167,6 @@ def identity(
         "local_dp": local_dp,
     }
     return hashlib.sha256(serialize.dumps(facts, indent=None).encode()).hexdigest()
-
-
-def _frozen(model: Any) -> str:
-    digest = hashlib.sha256()
-    for variable in model.non_trainable_variables:
-        if "seed_generator_state" not in variable.path:
-            digest.update(np.ascontiguousarray(variable.value).tobytes())
-    return digest.hexdigest()
 
 
 def _needs_litert() -> None:

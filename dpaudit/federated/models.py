@@ -1,5 +1,6 @@
 """Keras models: built, checked for what differential privacy cannot bear, saved, and queried."""
 
+import hashlib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -178,3 +179,12 @@ def load_model(path: Path) -> Any:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} is not a readable .keras model: {error}") from error
+
+
+def frozen_digest(model: Any) -> str:
+    """Return the SHA-256 of what a model does not train (seeds apart): server and clients must have the same."""
+    digest = hashlib.sha256()
+    for variable in model.non_trainable_variables:
+        if "seed_generator_state" not in variable.path:
+            digest.update(np.ascontiguousarray(variable.value).tobytes())
+    return digest.hexdigest()

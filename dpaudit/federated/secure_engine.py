@@ -73,12 +73,10 @@ def protected(row: NDArray[np.float32], aggregator: IntegerSum, *, width: int, r
     return np.asarray(integers + aggregator.share(rng, width), dtype=np.int64)
 
 
-class SecureEngine:
-    """An engine that yields a `SecureSum` for a round, or says of every device why there is none."""
+class SumsOnly:
+    """What a secure engine says of itself: it is another engine, whose server is given sums."""
 
-    def __init__(self, engine: Engine, aggregator: IntegerSum, *, width: int, root: int) -> None:
-        """Take charge of an engine that yields single rows; `width` counts the canaries' coordinates, too."""
-        self._engine, self._aggregator, self._width, self._root = engine, aggregator, width, root
+    _engine: Engine
 
     @property
     def name(self) -> str:
@@ -99,6 +97,14 @@ class SecureEngine:
     def clipping_path(self) -> str:
         """How and where contributions are clipped, for the ledger."""
         return CLIPPED_ON_DEVICE
+
+
+class SecureEngine(SumsOnly):
+    """An engine that yields a `SecureSum` for a round, or says of every device why there is none."""
+
+    def __init__(self, engine: Engine, aggregator: IntegerSum, *, width: int, root: int) -> None:
+        """Take charge of an engine that yields single rows; `width` counts the canaries' coordinates, too."""
+        self._engine, self._aggregator, self._width, self._root = engine, aggregator, width, root
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Block | ClippedSum | Rejected | SecureSum]:
         """Yield the sum of those that arrived; units that the engine reports as failed are lost to the protocol."""

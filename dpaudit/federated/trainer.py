@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit import __version__, _rng, _validate
+from dpaudit._packages import installed
 from dpaudit.config import RunConfig
 from dpaudit.errors import DataError
 from dpaudit.federated import canaries as canary
@@ -66,16 +66,6 @@ def data_commitment(data: Dataset, originals: Dataset | None = None, *, root: in
     return digest.hexdigest()
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"dpaudit": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
 def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggregator) -> dict[str, Any]:
     """Return the facts of the ledger's first line that the trainer knows."""
     training = config.training
@@ -100,7 +90,7 @@ def _header(config: RunConfig, data: FederatedData, plan: Plan, aggregator: Aggr
         "server_sees": what_the_server_sees(training),
         "seed_origin": "os-entropy" if config.run.seed == "os-entropy" else "configuration (predictable noise)",
         "data_commitment": data_commitment(data.train, data.originals, root=plan.root),
-        "versions": _versions(),
+        "versions": {"dpaudit": __version__, **{name: installed(name) for name in _PACKAGES}},
     }
 
 

@@ -1,9 +1,9 @@
 """Flower, imported when it is needed, in the tested window, and told to stay offline."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dpaudit._packages import installed
 from dpaudit.errors import MissingDependency
 
 WINDOW = ((1, 41), (1, 42))
@@ -16,14 +16,6 @@ OFFLINE = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What keeps Flower and Ray from talking to anybody but the nodes: no telemetry, update check or installation."""
-
-
-def installed(name: str) -> str | None:
-    """Return the version of an installed package, or None."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def require_flower(*, simulation: bool = False) -> None:

@@ -17,7 +17,7 @@ from dpaudit.federated.distributed_noise import IntegerSum
 from dpaudit.federated.engine import round_seeds
 from dpaudit.federated.quantisation import Quantiser
 from dpaudit.federated.sampling import Cohort
-from dpaudit.federated.secure_engine import CLIPPED_ON_DEVICE, given_up, round_parameters
+from dpaudit.federated.secure_engine import SumsOnly, given_up, round_parameters
 from dpaudit.flower.exchange import Post, printable
 from dpaudit.flower.messages import write_job
 from dpaudit.flower.secure_messages import KIND, bytes_of, parameter_numbers, read, whole, write
@@ -40,32 +40,14 @@ Heard = dict[int, dict[tuple[str, int, int], NDArray[Any]]]
 """What each client's node answered, by client."""
 
 
-class SecureFlowerEngine:
+class SecureFlowerEngine(SumsOnly):
     """A Flower engine whose server is given sums; see `dpaudit.federated.secure_engine.SecureEngine`."""
+
+    _engine: "FlowerEngine"
 
     def __init__(self, engine: "FlowerEngine", aggregator: IntegerSum, *, width: int) -> None:
         """`width` counts the canaries' coordinates, too."""
         self._engine, self._aggregator, self._width = engine, aggregator, width
-
-    @property
-    def name(self) -> str:
-        """Where clients are computed, for the ledger."""
-        return f"{self._engine.name}, secure aggregation"
-
-    @property
-    def parameters(self) -> int:
-        """Width of an update."""
-        return self._engine.parameters
-
-    @property
-    def direction(self) -> float:
-        """That of the engine."""
-        return self._engine.direction
-
-    @property
-    def clipping_path(self) -> str:
-        """How and where contributions are clipped, for the ledger."""
-        return CLIPPED_ON_DEVICE
 
     def run_cohort(self, weights: Vector, cohort: Cohort) -> Iterator[Rejected | SecureSum]:
         """Yield the sum of the devices that arrived, and why others did not. Raises: TooFewNodes."""

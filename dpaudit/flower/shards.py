@@ -11,7 +11,6 @@
 Nothing in it is secret but the data themselves: no root seed, no noise.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -81,7 +80,7 @@ def write_shards(out: Path, data: FederatedData, model: Any, *, nodes: int, clie
         _write_node(folder, data.train.take(np.flatnonzero(np.isin(owner, clients))), model, client)
         folders.append(folder)
         held[folder.name] = clients.tolist()
-    _write_server(out / SERVER, data, np.bincount(owner), held, frozen_digest(model))
+    _write_server(out / SERVER, data, np.bincount(owner), held, models.frozen_digest(model))
     return folders
 
 
@@ -118,15 +117,6 @@ def _write_server(
         "frozen": frozen,
     }
     serialize.write_atomic(folder / FEDERATION, serialize.dumps(about))
-
-
-def frozen_digest(model: Any) -> str:
-    """Return the SHA-256 of what a model does not train (seeds apart): server and nodes must have the same."""
-    digest = hashlib.sha256()
-    for variable in model.non_trainable_variables:
-        if "seed_generator_state" not in variable.path:
-            digest.update(np.ascontiguousarray(variable.value).tobytes())
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=64)

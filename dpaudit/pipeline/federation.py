@@ -106,9 +106,9 @@ class NetworkFederation:
         yield self._make
 
     def _make(self, functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> Engine:
+        from dpaudit.federated.models import frozen_digest
         from dpaudit.flower.fleet import Terms
         from dpaudit.flower.local_nodes import engine_over
-        from dpaudit.flower.shards import frozen_digest
 
         if frozen_digest(functions.model) != self._known.frozen:
             raise UsageError(

@@ -33,7 +33,7 @@ def test_nodes_hold_everything_once_and_the_server_no_training_data(tmp_path, da
     np.testing.assert_array_equal(np.bincount(federation.data.train.client), np.bincount(data.train.client))
     np.testing.assert_array_equal(federation.data.holdout.x, data.holdout.x)
     assert [c for clients in federation.nodes.values() for c in clients] == list(range(6))
-    assert federation.frozen == shards.frozen_digest(model)
+    assert federation.frozen == models.frozen_digest(model)
 
 
 def test_no_root_seed_is_in_a_shard(tmp_path, data, model):
