@@ -79,8 +79,8 @@ class RayEngine:
             raise UsageError('the engine ray cannot run training.algorithm = "dp-local"; use the engine in-process.')
         self._ray, self._root, expected = session.ray, root, tuple(sorted(versions().items()))
         remote = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=RETRIES, **session.options)(Actor)
-        placed = session.put(data)
-        self.actors = [remote.remote(section, training, placed, expected) for _ in range(session.cores)]
+        self._placed = session.put(data)  # held for as long as an actor may have to be started again
+        self.actors = [remote.remote(section, training, self._placed, expected) for _ in range(session.cores)]
         self._parameters, self._direction, self._path = self._get(self.actors[0].facts.remote(), "the first actor")
 
     @property
