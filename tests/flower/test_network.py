@@ -201,6 +201,9 @@ def test_a_federation_over_tls_with_a_stranger_a_killed_node_and_a_resumed_serve
         assert str(federation.folder).encode() not in variables or processes.MARK.encode() not in variables
 
 
+AWAY = "no connected node holds its client"
+
+
 def _check_ledger(out: Path) -> None:
     run, ledger = open_run(out), PrivacyLedger.open(out / "ledger.jsonl")
     assert run.complete
@@ -212,6 +215,8 @@ def _check_ledger(out: Path) -> None:
         assert (entry.facts["expected"], entry.facts["noise_stddev"]) == (6.0, 1.0)
         assert entry.facts["realised_units"] + entry.facts["rejected"] == 6
     lost = [entry for entry in ledger.entries if entry.type == "note" and "rejected" in entry.facts["what"]]
-    reasons = {item["reason"] for entry in lost for item in entry.facts["first"]}
-    assert {item["unit"] for entry in lost for item in entry.facts["first"]} <= {4, 5}  # those of the killed node
-    assert any(text in reason for reason in reasons for text in ("no reply within", "error", "no connected node"))
+    why = {(item["unit"], item["reason"]) for entry in lost for item in entry.facts["first"]}
+    of_killed = {reason for unit, reason in why if unit in (4, 5)}
+    assert any(text in reason for reason in of_killed for text in ("no reply within", "error", AWAY))
+    # A round may start while another node has yet to come back to the restarted server (--least 0.6).
+    assert {reason for unit, reason in why if unit not in (4, 5)} <= {AWAY}
