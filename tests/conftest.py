@@ -13,6 +13,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]  # without it, importorskip would skip what is there
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let files start in their order: xdist would start those with few tests last, and one of them takes minutes."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def _shared(name: str, path: str) -> ModuleType:
     """Return the module at `path` below tests/, loaded once."""
     if name not in sys.modules:
