@@ -6,9 +6,16 @@ from numpy.typing import ArrayLike
 from dpaudit import _validate
 from dpaudit.errors import DataError
 from dpaudit.records import CheckResult, Status
-from dpaudit.verification._results import check_level, chi2_below, chi2_quantile, inconclusive, not_finite, vector
+from dpaudit.verification._results import (
+    DETECTION,
+    check_level,
+    chi2_below,
+    chi2_quantile,
+    inconclusive,
+    not_finite,
+    vector,
+)
 
-DETECTION = 0.99
 BLIND_SHORTFALL = 0.75
 
 
