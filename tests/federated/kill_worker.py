@@ -1,13 +1,19 @@
 """A training run that may be killed at any moment, in a process of its own:
 
     python kill_worker.py FOLDER OUT ROOT
+    python kill_worker.py FOLDER            # a line "OUT ROOT" of standard input: one run
 
 with FOLDER/config.json, FOLDER/data.npz and, for an aggregator of the user's, FOLDER/own_query.py. Every draw of noise
 is written to OUT.draws before it happens: round, attempt, and the digest of the sum that it is for.
+
+In the second form every run is a fork of a process that has imported everything and computed nothing: for each line it
+writes the run's process id, waits for its end, and writes the exit status (negative: the signal).
 """
 
+import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,5 +60,25 @@ def main(folder: Path, out: Path, root: int) -> None:
     run(RunConfig.model_validate_json((folder / "config.json").read_text()), data, out, root=root)
 
 
+def serve(folder: Path) -> None:
+    for name in ("tensorflow", "keras"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        out, root = line.split()
+        child = os.fork()
+        if child == 0:
+            try:
+                main(folder, Path(out), int(root))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.write(1, f"{child}\n".encode())
+        os.write(1, f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    if len(sys.argv) == 2:
+        serve(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -7,9 +7,12 @@ SIGKILL at random moments, 50 times in a row, each resuming what the last one le
     pytest -m slow tests/federated/test_kills.py -k processes
 """
 
+import contextlib
 import importlib.util
 import itertools
 import json
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -249,23 +252,75 @@ def lines_in(path):
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+def until(condition):
+    """Wait for it, a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
+class Runs:
+    """Starts runs of a folder, each in a process of its own: forks of one that has imported TensorFlow already."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        command = [sys.executable, str(Path(__file__).with_name("kill_worker.py")), str(self.folder)]
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        self.server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True)
+        return self
+
+    def __exit__(self, *_):
+        self.server.stdin.close()
+        self.server.wait(60)
+        self.server.stdout.close()
+
+    def start(self, out):
+        """Return the process id of a run in `out`."""
+        self.server.stdin.write(f"{out} {ROOT}\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def status(self):
+        """Wait for the end of the run; return its exit status."""
+        return int(self.server.stdout.readline())
+
+    def ended(self):
+        """Say whether the run has ended."""
+        return bool(select.select([self.server.stdout], [], [], 0)[0])
+
+
 def kill_processes(config, data, folder, *, kills):
     """Kill the run `kills` times, at moments spread over its start, its rounds, its replays and its end."""
     whole, broken = folder / "whole", folder / "broken"
     write_inputs(config, data, folder)
-    command = [sys.executable, str(Path(__file__).with_name("kill_worker.py")), str(folder)]
-    subprocess.run([*command, str(whole), str(ROOT)], check=True, stderr=subprocess.DEVNULL)
     rng = np.random.default_rng(len(config.training.aggregator))
-    lines = lines_in(whole / run_files.LEDGER)
-    for wanted in np.sort(rng.integers(0, lines, kills)).tolist():
-        with subprocess.Popen([*command, str(broken), str(ROOT)], stderr=subprocess.DEVNULL) as child:
-            while child.poll() is None and lines_in(broken / run_files.LEDGER) <= wanted:
-                time.sleep(0.0005)
-            time.sleep(rng.uniform(0, 0.03))
-            child.send_signal(signal.SIGKILL)
-        assert child.returncode in {-signal.SIGKILL, 0}
-    assert lines_in(broken / run_files.LEDGER) > 0
-    subprocess.run([*command, str(broken), str(ROOT)], check=True, stderr=subprocess.DEVNULL)
+    with Runs(folder) as runs:
+        runs.start(whole)
+        begun = time.monotonic()
+        until(lambda: lines_in(whole / run_files.LEDGER))
+        starting = time.monotonic() - begun
+        assert runs.status() == 0
+        lines = lines_in(whole / run_files.LEDGER)
+        killed = 0
+        while killed < kills:  # a run that ends before its kill does not count; what is killed next is a finished run
+            wanted = int(lines * (killed + rng.random()) / (kills + 1))
+            child = runs.start(broken)
+            if lines_in(broken / run_files.LEDGER) > wanted:  # while it starts, and replays
+                time.sleep(rng.uniform(0, starting))
+            else:
+                until(lambda wanted=wanted: lines_in(broken / run_files.LEDGER) > wanted or runs.ended())
+                time.sleep(rng.uniform(0, 0.01))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            status = runs.status()
+            assert status in {-signal.SIGKILL, 0}
+            killed += status != 0
+        assert lines_in(broken / run_files.LEDGER) > 0
+        runs.start(broken)
+        assert runs.status() == 0
     same_run(broken, whole)
     draws = {}
     for line in Path(f"{broken}.draws").read_text().splitlines():
