@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from dpaudit.fanout import JoblibExecutor, RayExecutor, SerialExecutor
+from dpaudit.fanout.workers import THREADS
 
 
 @pytest.fixture(scope="module")
 def work():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
+        for name in THREADS:  # set for the tests too; workers must get them from the executor
+            patch.delenv(name, raising=False)
         yield importlib.import_module("fanout_work")
         sys.modules.pop("fanout_work", None)
 
