@@ -47,7 +47,7 @@ def make_config() -> MakeConfig:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def blobs() -> Callable[..., Dataset]:
     return make_blobs
 

@@ -1,6 +1,7 @@
 """Clipped sums by book-keeping, against rows of per-example gradients that are clipped in float64."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,15 +129,21 @@ def data_for(model, blobs, *, scale=1.0):
     return dataclasses.replace(data, x=scale * data.x)
 
 
-def both(model, data, *, clip_norm, weights=None):
-    """Engines on the two paths over the same functions, and the weights."""
+def functions_of(model, data):
     for variable in model.trainable_variables:
         if variable.name in {"gamma", "beta", "bias"}:
             variable.assign(variable + 0.1 * np.random.default_rng(1).standard_normal(variable.shape))
-    functions = ClientFunctions(model, data.x.shape[1:])
+    return ClientFunctions(model, data.x.shape[1:])
+
+
+def engines_of(functions, data, *, clip_norm):
     fast = engines.FedSgdEngine(functions, data, root=3, clip_norm=clip_norm)
-    slow = engines.FedSgdEngine(functions, data, root=3)
-    return fast, slow, models.get_weights(model)
+    return fast, engines.FedSgdEngine(functions, data, root=3)
+
+
+def both(model, data, *, clip_norm):
+    """Engines on the two paths over the same functions, and the weights."""
+    return *engines_of(functions_of(model, data), data, clip_norm=clip_norm), models.get_weights(model)
 
 
 def cohort_of(units):
@@ -156,26 +163,35 @@ def eager_rows(model, data, units):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("name", list(KNOWN))
-@pytest.mark.parametrize("clip_norm", [0.5, 50.0])
-def test_both_paths_give_the_same_norms_and_the_same_clipped_sum(name, clip_norm, blobs):
+@pytest.fixture(scope="module", params=list(KNOWN))
+def known(request, blobs):
+    """A model, and the gradients of single examples by the slow path; TensorFlow traces it once for all clip norms."""
     keras.utils.set_random_seed(3)
-    model = KNOWN[name]()
+    model = KNOWN[request.param]()
     data = data_for(model, blobs)
-    fast, slow, weights = both(model, data, clip_norm=clip_norm)
-    assert fast.clipping_path == ("book-keeping (dense chain)" if name in BY_HAND else "book-keeping")
-    assert slow.clipping_path == "vectorized_map: the aggregator clips single rows"
+    functions, weights = functions_of(model, data), models.get_weights(model)
     cohort = cohort_of([3, 0, 7, 11, 4])
-    (block,) = fast.run_cohort(weights, cohort)
-    assert isinstance(block, ClippedSum)
+    _, slow = engines_of(functions, data, clip_norm=1.0)
+    assert slow.clipping_path == "vectorized_map: the aggregator clips single rows"
     if model.input_shape[1:] == (6,):  # recurrent and attention: vectorized_map cannot be trusted with them
         rows = eager_rows(model, data, cohort.units)
     else:
         rows = next(iter(slow.run_cohort(weights, cohort))).rows
-    np.testing.assert_allclose(block.norms, np.linalg.norm(rows, axis=1), rtol=1e-4, atol=1e-12)
-    truth = clipping.clipped_sum(rows, clip_norm=clip_norm)
+    return SimpleNamespace(
+        name=request.param, functions=functions, data=data, weights=weights, cohort=cohort, rows=rows
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 50.0])
+def test_both_paths_give_the_same_norms_and_the_same_clipped_sum(known, clip_norm):
+    fast, _ = engines_of(known.functions, known.data, clip_norm=clip_norm)
+    assert fast.clipping_path == ("book-keeping (dense chain)" if known.name in BY_HAND else "book-keeping")
+    (block,) = fast.run_cohort(known.weights, known.cohort)
+    assert isinstance(block, ClippedSum)
+    np.testing.assert_allclose(block.norms, np.linalg.norm(known.rows, axis=1), rtol=1e-4, atol=1e-12)
+    truth = clipping.clipped_sum(known.rows, clip_norm=clip_norm)
     np.testing.assert_allclose(block.total, truth, rtol=1e-3, atol=2e-5 * np.abs(truth).max())
-    np.testing.assert_array_equal(block.total, next(iter(fast.run_cohort(weights, cohort))).total)
+    np.testing.assert_array_equal(block.total, next(iter(fast.run_cohort(known.weights, known.cohort))).total)
 
 
 def test_the_model_is_left_as_it_was(blobs):
