@@ -1,6 +1,6 @@
 """One step of DP-SGD on many devices at a time (dp-local): per-example clipping and noise inside each client.
 
-A plain chain of Dense layers is computed by hand on the CPU (`dpaudit.federated.dense_chain`), all clients at once.
+A plain chain of Dense layers is computed by hand on the CPU (`dpaudit.federated.dense_local`), for groups of clients.
 Where every parameter sits in a Dense layer on plain vectors, clients are stacked and clipped by book-keeping in one
 graph (`dpaudit.federated.many`). Other models take one client after the other: by book-keeping where it knows the
 layers, else with a gradient per example. All ways give the same numbers, up to rounding.
@@ -17,22 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpaudit.errors import UsageError
 from dpaudit.federated import bookkeeping
 from dpaudit.federated.bookkeeping import ROUNDING, clip_factors
 from dpaudit.federated.clients import ClientFunctions, flat_call
-from dpaudit.federated.dense_chain import DenseChain
+from dpaudit.federated.dense_local import DenseLocal, Examples
 from dpaudit.federated.many import ManyModels
 from dpaudit.federated.per_example import map_examples
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalWork:
     """What some clients (n) do in a round: their batches, their noise, and the canaries among their examples.
 
-    `index` and `mask` (n, steps, batch) say which examples, `noise` (n, steps, parameters + most) is standard normal,
+    `index` and `mask` (n, steps, batch) say which examples, `noise` (n, steps, parameters + most) is added to the sums,
     `canaries` (n, steps, most) are raw contributions in coordinates of their own.
     """
 
@@ -44,10 +46,9 @@ class LocalWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSettings:
-    """Clip norm, standard deviation of the noise on a sum, and the step: learning rate over the expected batch."""
+    """Clip norm, and the step: learning rate over the expected batch."""
 
     clip_norm: float
-    noise_stddev: float
     step_size: float
 
 
@@ -77,7 +78,7 @@ class LocalDpFunctions:
         one, rows, number = tf.TensorSpec([None]), tf.TensorSpec([None, None]), tf.TensorSpec([])
         x, y = tf.TensorSpec([None, *input_shape]), tf.TensorSpec([None], tf.int32)
         index, seed = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([2], tf.int32)
-        signature = [one, rows, rows, x, y, index, rows, rows, rows, number, number, number, seed]
+        signature = [one, rows, rows, x, y, index, rows, rows, rows, number, number, seed]
         self._step = tf.function(self._trace_step, input_signature=signature, autograph=False)
 
     @property
@@ -90,15 +91,38 @@ class LocalDpFunctions:
         """Why clients go one after the other; None where they are stacked."""
         return self._many.unclipped
 
-    @property
-    def by_hand(self) -> bool:
-        """Whether the steps are computed in NumPy; `run` then wants its examples as arrays, else as tensors."""
-        return self._functions.chain is not None
+    @cached_property
+    def _by_hand(self) -> DenseLocal | None:
+        chain = self._functions.chain
+        return None if chain is None else DenseLocal(chain)
+
+    def place(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, Any] | Examples:
+        """Return all examples, (N, ...) and (N,), as `run` takes them: prepared for NumPy, or as tensors.
+
+        Raises: DataError for a label that is no class, where the steps are computed in NumPy.
+        """
+        if self._by_hand is not None:
+            return self._by_hand.place(x, y)
+        import tensorflow as tf
+
+        return tf.constant(x), tf.constant(y)
+
+    def groups(self, sizes: Indices, *, steps: int) -> list[Indices]:
+        """Return which of n clients (at least one) to run together, from how many examples each draws in all, (n,).
+
+        In NumPy as many as fit in the cache, those with batches of like size together: a batch is padded to the
+        widest of its step. Else everybody.
+        """
+        if self._by_hand is None:
+            return [np.arange(sizes.size)]
+        most = self._by_hand.clients_at_a_time(steps=steps, width=int(sizes.max()) // steps)
+        parts = np.array_split(np.argsort(sizes, kind="stable"), -(-sizes.size // most))
+        return [np.sort(part) for part in parts]
 
     @property
     def path(self) -> str:
         """How examples are clipped, for the ledger."""
-        if self.by_hand:
+        if self._by_hand is not None:
             return "devices: book-keeping, clients stacked (dense chain)"
         if self.unstacked is None:
             return "devices: book-keeping, clients stacked"
@@ -110,7 +134,7 @@ class LocalDpFunctions:
         """Take one local step of all clients; return the new update and sums, what the canaries show, and norms."""
         import tensorflow as tf
 
-        index, mask, noise, canaries, clip_norm, stddev, step_size, seed = rest
+        index, mask, noise, canaries, clip_norm, step_size, seed = rest
         local = weights[None] + update
         positions = tf.reshape(index, [-1])
         examples, labels = tf.gather(x, positions), tf.gather(y, positions)
@@ -119,7 +143,7 @@ class LocalDpFunctions:
         else:
             total, norms = self._sum_of_one(local[0], examples, labels, mask[0], clip_norm, seed)
         planted = canaries * clip_factors(tf.abs(canaries) * (1.0 + ROUNDING), clip_norm)
-        noised = tf.concat([total, planted], axis=1) + stddev * noise
+        noised = tf.concat([total, planted], axis=1) + noise
         model, seen = noised[:, : self.parameters], noised[:, self.parameters :]
         return update - step_size * model, sums + total, seen, norms
 
@@ -152,8 +176,7 @@ class LocalDpFunctions:
     def run(
         self,
         weights: NDArray[np.float64],
-        x: Any,
-        y: Any,
+        examples: tuple[Any, Any] | Examples,
         work: LocalWork,
         settings: LocalSettings,
         *,
@@ -163,14 +186,14 @@ class LocalDpFunctions:
 
         Args:
             weights: global weights (parameters,).
-            x: features of all examples (N, ...), see `by_hand`; padding must point at a finite one.
-            y: labels of all examples (N,).
+            examples: what `place` returned; padding must point at a finite one.
             work: who does what.
-            settings: clip, noise and step.
+            settings: clip and step.
             seed: of dropout in this round.
         """
-        if self._functions.chain is not None:
-            return _by_hand(self._functions.chain, weights, x, y, work, settings)
+        if isinstance(examples, Examples):
+            return self._in_numpy(weights, examples, work, settings)
+        x, y = examples
         if self.unstacked is None or len(work.index) == 1:
             return self._together(weights, x, y, work, settings, seed)
         alone = [
@@ -198,7 +221,7 @@ class LocalDpFunctions:
 
         start = tf.constant(weights, tf.float32)
         update = sums = tf.zeros([len(work.index), self.parameters])
-        numbers = [tf.constant(v, tf.float32) for v in (settings.clip_norm, settings.noise_stddev, settings.step_size)]
+        numbers = [tf.constant(v, tf.float32) for v in (settings.clip_norm, settings.step_size)]
         seen, norms = [], []
         for step in range(work.index.shape[1]):
             data = [tf.constant(a[:, step]) for a in (work.index, work.mask, work.noise, work.canaries)]
@@ -213,29 +236,18 @@ class LocalDpFunctions:
             norms=np.stack(norms, axis=1),
         )
 
-
-def _by_hand(
-    chain: DenseChain, weights: NDArray[np.float64], x: Any, y: Any, work: LocalWork, settings: LocalSettings
-) -> LocalResult:
-    """Take the local steps of a chain of Dense layers in NumPy; see `LocalDpFunctions._trace_step`."""
-    clients, steps, batch = work.index.shape
-    width = chain.parameters
-    start = np.asarray(weights, dtype=np.float32)
-    clip, stddev, size = (np.float32(v) for v in (settings.clip_norm, settings.noise_stddev, settings.step_size))
-    update, sums = np.zeros((clients, width), np.float32), np.zeros((clients, width), np.float32)
-    seen, norms = np.empty(work.canaries.shape, np.float32), np.empty((clients, steps, batch), np.float32)
-    noised = np.empty((clients, work.noise.shape[2]), np.float32)
-    with np.errstate(all="ignore"):  # a client that breaks is looked at by the caller
-        for step in range(steps):
-            index, planted = work.index[:, step], work.canaries[:, step]
-            total, norms[:, step] = chain.clipped_sums(
-                start + update, x.take(index, axis=0), y.take(index), clip_norm=settings.clip_norm,
-                mask=work.mask[:, step],
-            )  # fmt: skip
-            np.multiply(work.noise[:, step], stddev, out=noised)
-            noised[:, :width] += total
-            noised[:, width:] += planted * (clip / np.maximum(np.abs(planted) * np.float32(1.0 + ROUNDING), clip))
-            sums += total
-            seen[:, step] = noised[:, width:]
-            update -= size * noised[:, :width]
-    return LocalResult(updates=update, sums=sums, seen=seen, norms=norms)
+    def _in_numpy(
+        self, weights: NDArray[np.float64], examples: Examples, work: LocalWork, settings: LocalSettings
+    ) -> LocalResult:
+        """Take the local steps of a chain of Dense layers; see `_trace_step`."""
+        if self._by_hand is None:
+            raise UsageError("these examples are placed for a chain of Dense layers, which the model is not.")
+        clip = np.float32(settings.clip_norm)
+        updates, sums, norms = self._by_hand.train(
+            np.asarray(weights, dtype=np.float32), examples, index=work.index, mask=work.mask, noise=work.noise,
+            clip_norm=settings.clip_norm, step_size=settings.step_size,
+        )  # fmt: skip
+        with np.errstate(all="ignore"):
+            planted = work.canaries * (clip / np.maximum(np.abs(work.canaries) * np.float32(1.0 + ROUNDING), clip))
+            seen = np.asarray(planted + work.noise[:, :, self.parameters :], np.float32)
+        return LocalResult(updates=updates, sums=sums, seen=seen, norms=norms)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpaudit.config import TrainingSection
 from dpaudit.errors import UsageError
+from dpaudit.federated.aligned import aligned
 from dpaudit.federated.canaries import Canaries
 from dpaudit.federated.clients import ClientFunctions
 from dpaudit.federated.data import Dataset
@@ -41,16 +42,12 @@ class LocalDpEngine:
 
         `noise_root` is the root of the noise, if it is another one: for tests of a step, which change nothing else.
         """
-        import tensorflow as tf
-
         del training  # what clients are to do comes with every task
         self._root, self._noise_root = root, root if noise_root is None else noise_root
         self._local = LocalDpFunctions(functions, data.x.shape[1:])
         self._padding = len(data.y)
         x = np.concatenate([data.x, np.zeros((1, *data.x.shape[1:]), data.x.dtype)])
-        y = np.concatenate([data.y, np.zeros(1, data.y.dtype)])
-        self._x: Any = x if self._local.by_hand else tf.constant(x)
-        self._y: Any = y if self._local.by_hand else tf.constant(y)
+        self._examples = self._local.place(x, np.append(data.y, np.zeros(1, data.y.dtype)))
         self._holdings = Holdings.of(np.asarray(data.client), clients=1)
 
     @property
@@ -74,46 +71,53 @@ class LocalDpEngine:
         wide = self.parameters + fakes.table.shape[1]
         each = 4 * (3 * cohort.steps * wide + 6 * self.parameters) + 8 * cohort.steps * self._holdings.table.shape[1]
         for units in chunks(cohort.units, each):
-            yield self._run(weights, cohort, units, fakes)
+            yield from self._run(weights, cohort, units, fakes)
 
-    def _run(self, weights: Vector, task: LocalTask, units: Indices, fakes: Holdings) -> LocalBlock:
-        batches = draw_batches(
+    def _run(self, weights: Vector, task: LocalTask, units: Indices, fakes: Holdings) -> Iterator[LocalBlock]:
+        everybody = draw_batches(
             self._root, task.number, task.attempt, units, rate=task.rate, steps=task.steps, examples=self._holdings,
             canaries=fakes,
         )  # fmt: skip
-        index, mask, members = packed(batches, self._holdings, padding=self._padding)
-        inside = batches.canaries & task.canaries.coins[fakes.table[units]][:, None, :]
-        raw = task.canaries.norm_factor * task.mechanism.clip_norm * inside
-        noise = device_noise(
-            self._noise_root, task.number, task.attempt, units, steps=task.steps,
-            width=self.parameters + fakes.table.shape[1],
-        )  # fmt: skip
-        work = LocalWork(index=index, mask=mask, noise=noise, canaries=raw.astype(np.float32))
-        found = self._train(weights, task, work)
-        return LocalBlock(
-            units=units, rows=found.updates, sums=found.sums, seen=found.seen / np.float32(task.mechanism.clip_norm),
-            members=members, batches=batches,
-        )  # fmt: skip
+        index, mask, members = packed(everybody, self._holdings, padding=self._padding)
+        sizes = mask.sum(axis=(1, 2)).astype(np.int64)
+        members_of = np.split(members, np.cumsum(sizes)[:-1])
+        groups = self._local.groups(sizes, steps=task.steps)
+        wide, mechanism = self.parameters + fakes.table.shape[1], task.mechanism
+        memory = aligned(max(group.size for group in groups), task.steps * wide + 1)
+        for group in groups:
+            batches = everybody.take(group)
+            inside = batches.canaries & task.canaries.coins[fakes.table[batches.clients]][:, None, :]
+            raw = np.float32(task.canaries.norm_factor * mechanism.clip_norm) * inside
+            noise = device_noise(
+                self._noise_root, task.number, task.attempt, batches.clients, steps=task.steps, width=wide,
+                stddev=mechanism.noise_stddev * mechanism.noise_factor, out=memory,
+            )  # fmt: skip
+            found = self._train(
+                weights, task, LocalWork(index=index[group], mask=mask[group], noise=noise, canaries=raw)
+            )
+            yield LocalBlock(
+                units=batches.clients, rows=found.updates, sums=found.sums,
+                seen=found.seen / np.float32(mechanism.clip_norm),
+                members=np.concatenate([members_of[client] for client in group]), batches=batches,
+            )  # fmt: skip
 
     def _train(self, weights: Vector, task: LocalTask, work: LocalWork) -> LocalResult:
         """Run the steps; where an example's gradient is not finite, again without it, which leaves a sum of the rest.
 
         The other examples of the client, its noise and its batches stay what they are.
         """
-        mechanism = task.mechanism
-        settings = LocalSettings(
-            clip_norm=mechanism.clip_norm, noise_stddev=mechanism.noise_stddev * mechanism.noise_factor,
-            step_size=task.learning_rate / task.divisor,
-        )  # fmt: skip
-        seed = round_seeds(self._root, task.number).dropout
-        found = self._local.run(weights, self._x, self._y, work, settings, seed=seed)
+        settings = LocalSettings(clip_norm=task.mechanism.clip_norm, step_size=task.learning_rate / task.divisor)
+        seed = _dropout_seed(self._root, task.number)
+        found = self._local.run(weights, self._examples, work, settings, seed=seed)
         for _ in range(task.steps):
+            if np.isfinite(found.updates).all():
+                break
             broken = np.flatnonzero(~np.isfinite(found.updates).all(axis=1))
             left = _without_broken(work, found, broken, self._padding)
             if left is None:
                 break
             found = LocalResult(**{name: np.array(getattr(found, name)) for name in _ARRAYS})
-            work, again = left[0], self._local.run(weights, self._x, self._y, left[1], settings, seed=seed)
+            work, again = left[0], self._local.run(weights, self._examples, left[1], settings, seed=seed)
             for name in _ARRAYS:
                 getattr(found, name)[broken] = getattr(again, name)
         return found
@@ -131,9 +135,14 @@ class LocalDpEngine:
         index, mask, _ = packed(batches, holdings, padding=self._padding)
         silent = np.zeros((clients.size, 1, self.parameters), dtype=np.float32)
         work = LocalWork(index=index, mask=mask, noise=silent, canaries=silent[:, :, :0])
-        settings = LocalSettings(clip_norm=clip_norm, noise_stddev=0.0, step_size=1.0)
-        found = self._local.run(weights, self._x, self._y, work, settings, seed=(0, 0))
+        settings = LocalSettings(clip_norm=clip_norm, step_size=1.0)
+        found = self._local.run(weights, self._examples, work, settings, seed=(0, 0))
         return np.asarray(found.sums.sum(axis=0, dtype=np.float64))
+
+
+@lru_cache(maxsize=1)
+def _dropout_seed(root: int, number: int) -> tuple[int, int]:
+    return round_seeds(root, number).dropout
 
 
 _ARRAYS = ("updates", "sums", "seen", "norms")
@@ -163,6 +172,9 @@ def _without_broken(
 
 def canaries_in(batches: LocalBatches, canaries: Canaries) -> tuple[Indices, Indices, Indices, Indices]:
     """Return the cells of the last axis of `batches.canaries` that hold a canary: client, step, place, canary."""
+    if canaries.count == 0:
+        none = np.zeros(0, dtype=np.int64)
+        return none, none, none, none
     fakes = Holdings.of(canaries.client, clients=int(batches.clients.max(initial=0)) + 1)
     held = np.arange(batches.canaries.shape[2]) < fakes.sizes[batches.clients][:, None]
     client, step, place = np.nonzero(np.broadcast_to(held[:, None], batches.canaries.shape))

@@ -5,6 +5,7 @@ canary is sampled by the same code as an example. A further attempt at a round d
 releases would share a sample, and two Poisson-sampled events would understate that.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,10 @@ class LocalBatches:
     examples: Bools
     canaries: Bools
 
+    def take(self, rows: Indices) -> "LocalBatches":
+        """Return the batches of some of the clients."""
+        return LocalBatches(clients=self.clients[rows], examples=self.examples[rows], canaries=self.canaries[rows])
+
 
 def draw_batches(
     root: int, number: int, attempt: int, clients: Indices, *, rate: float, steps: int, examples: Holdings,
@@ -53,12 +58,23 @@ def draw_batches(
     longest, most = int(examples.sizes[clients].max(initial=0)), canaries.table.shape[1]
     taken = np.zeros((clients.size, steps, longest), dtype=np.bool_)
     fakes = np.zeros((clients.size, steps, most), dtype=np.bool_)
-    for row, client in enumerate(clients.tolist()):
-        own, planted = int(examples.sizes[client]), int(canaries.sizes[client])
+    sizes = zip(clients.tolist(), examples.sizes[clients].tolist(), canaries.sizes[clients].tolist(), strict=True)
+    for row, (client, own, planted) in enumerate(sizes):
         streams.seek(client)
-        coins = streams.generator.random((steps, own + planted)) < rate
-        taken[row, :, :own], fakes[row, :, :planted] = coins[:, :own], coins[:, own:]
+        coins = _coins(streams.raw(steps * (own + planted)), rate).reshape(steps, own + planted)
+        taken[row, :, :own] = coins[:, :own]
+        if planted:
+            fakes[row, :, :planted] = coins[:, own:]
     return LocalBatches(clients=clients, examples=taken, canaries=fakes)
+
+
+def _coins(bits: NDArray[np.uint64], rate: float) -> Bools:
+    """Return which of NumPy's uniform numbers made of 64 bits each, (bits >> 11) / 2^53, are below the rate > 0.
+
+    That is: bits >> 11 is at most ceil(2^53 rate) - 1, and what is shifted out does not matter.
+    """
+    largest = (math.ceil(rate * 2**53) << 11) - 1
+    return bits <= np.uint64(min(largest, 2**64 - 1))
 
 
 def packed(batches: LocalBatches, holdings: Holdings, *, padding: int) -> tuple[Ints, NDArray[np.float32], Indices]:
@@ -66,13 +82,17 @@ def packed(batches: LocalBatches, holdings: Holdings, *, padding: int) -> tuple[
 
     Short batches are filled up with `padding`, whose mask is 0.
     """
-    taken = batches.examples
-    widths = np.count_nonzero(taken, axis=2).ravel()
+    taken, held = batches.examples, holdings.table.shape[1]
+    rows, longest = taken.shape[0] * taken.shape[1], taken.shape[2]
+    hits = np.flatnonzero(taken)
+    widths = np.diff(np.searchsorted(hits, np.arange(rows + 1) * longest))
     widest = max(1, int(widths.max(initial=0)))
+    firsts, row, step = np.cumsum(widths) - widths, np.arange(rows), np.tile(np.arange(taken.shape[1]), taken.shape[0])
+    behind = batches.clients.repeat(taken.shape[1]) * held - row * longest
+    members = np.empty((hits.size, 2), dtype=np.int64)
+    members[:, 0] = step.repeat(widths)
+    members[:, 1] = holdings.table.reshape(-1).take(hits + behind.repeat(widths))
     index = np.full((*taken.shape[:2], widest), padding, dtype=np.int32)
-    client, step, place = np.nonzero(taken)
-    rank = np.arange(client.size) - np.repeat(np.cumsum(widths) - widths, widths)
-    positions = holdings.table[batches.clients[client], place]
-    index[client, step, rank] = positions
+    index.reshape(-1)[np.arange(hits.size) + (row * widest - firsts).repeat(widths)] = members[:, 1]
     mask = (np.arange(widest) < widths[:, None]).astype(np.float32).reshape(index.shape)
-    return index, mask, np.stack([step, positions], axis=1).astype(np.int64)
+    return index, mask, members

@@ -111,7 +111,7 @@ class SiloServer(Server):
                     "the engine in-process."
                 )
             for array in (block.units, block.rows, block.seen):
-                digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(np.ascontiguousarray(array).data)
             asked, strangers = only_invited(Block(units=block.units, rows=block.rows), task, sent)
             rows, units, unfit = screen(asked, width=width)
             rejected += [*strangers, *unfit]
@@ -171,15 +171,19 @@ class _Notes:
         self._observed[step, canary] = block.seen[client, step, place]
         drawn = block.batches.canaries[client, step, place]
         self.canaries[step, canary] = drawn & task.canaries.coins[canary]
-        kept = np.isin(block.units, units)
-        if not kept.any():
+        rows, sums, known = block.rows, block.sums, block.units
+        if units.size < known.size:
+            kept = np.isin(known, units)
+            rows, sums, known = rows[kept], sums[kept], known[kept]
+        if not known.size:
             return
-        noise = -block.rows[kept] * np.float32(noise_scale) - block.sums[kept]
-        noise /= np.float32(task.mechanism.clip_norm)
-        self._noise[block.units[kept]] = np.einsum("ij,ij->i", noise, noise, dtype=np.float64) / task.steps
-        together = noise.sum(axis=0, dtype=np.float64)
+        noise = np.multiply(rows, np.float32(-noise_scale))
+        np.subtract(noise, sums, out=noise)
+        np.divide(noise, np.float32(task.mechanism.clip_norm), out=noise)
+        self._noise[known] = np.einsum("ij,ij->i", noise, noise) / np.float64(task.steps)
+        together = np.add.reduce(noise, axis=0).astype(np.float64)
         self._sum = together if self._sum is None else self._sum + together
-        self._summed += int(kept.sum())
+        self._summed += known.size
 
     def result(self, sent: Bools) -> LocalRound:
         """Return what was taken down; `sent` (K,) are the clients that answered."""

@@ -14,7 +14,7 @@ from dpaudit.federated.local_engine import LocalDpEngine
 from dpaudit.federated.local_task import DeviceGaussian, LocalTask
 from dpaudit.federated.sampling import Cohort
 
-SETTINGS = LocalSettings(clip_norm=0.4, noise_stddev=0.3, step_size=0.05)
+SETTINGS = LocalSettings(clip_norm=0.4, step_size=0.05)
 
 
 def dense():
@@ -62,7 +62,7 @@ PATHS = {
 }
 
 
-def work(shape, *, seed=0, n=3, steps=4, batch=6, most=2, parameters):
+def work(shape, *, seed=0, n=3, steps=4, batch=6, most=2, stddev=0.3, parameters):
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.standard_normal((20, *shape)), np.zeros((1, *shape))]).astype(np.float32)
     y = np.append(rng.integers(3, size=20), 0).astype(np.int32)
@@ -70,7 +70,7 @@ def work(shape, *, seed=0, n=3, steps=4, batch=6, most=2, parameters):
     mask[1, 2] = 0.0  # an empty batch
     index = np.where(mask > 0, rng.integers(20, size=mask.shape), 20).astype(np.int32)
     planted = 4.0 * (rng.random((n, steps, most)) < 0.5)
-    noise = rng.standard_normal((n, steps, parameters + most))
+    noise = stddev * rng.standard_normal((n, steps, parameters + most))
     return x, y, LocalWork(
         index=index, mask=mask, noise=noise.astype(np.float32), canaries=planted.astype(np.float32)
     )  # fmt: skip
@@ -92,7 +92,7 @@ def slow_twin(functions, weights, x, y, job, settings):
                     )[0].astype(np.float64)
                     total += row * min(1.0, settings.clip_norm / max(np.linalg.norm(row), 1e-30))
             fake = np.minimum(job.canaries[client, step], settings.clip_norm)
-            noised = np.concatenate([total, fake]) + settings.noise_stddev * job.noise[client, step]
+            noised = np.concatenate([total, fake]) + job.noise[client, step]
             local = local - settings.step_size * noised[: local.size]
             shown.append(noised[local.size :])
         updates.append(local - weights)
@@ -112,24 +112,21 @@ def test_every_way_gives_the_numbers_of_the_slow_twin(make):
     np.testing.assert_allclose(found.updates, updates, atol=2e-5 * np.abs(updates).max())
     np.testing.assert_allclose(found.seen, seen, atol=1e-5)
     noise = -found.updates / np.float32(SETTINGS.step_size) - found.sums
-    np.testing.assert_allclose(noise, SETTINGS.noise_stddev * job.noise[:, :, : weights.size].sum(axis=1), atol=1e-4)
+    np.testing.assert_allclose(noise, job.noise[:, :, : weights.size].sum(axis=1), atol=1e-4)
     again = run(local, weights, x, y, job)
     np.testing.assert_array_equal(found.updates, again.updates)
 
 
 def run(local, weights, x, y, job, settings=SETTINGS):
-    import tensorflow as tf
-
-    data = (x, y) if local.by_hand else (tf.constant(x), tf.constant(y))
-    return local.run(weights, *data, job, settings, seed=(0, 0))
+    return local.run(weights, local.place(x, y), job, settings, seed=(0, 0))
 
 
 def test_noise_far_below_the_weights_is_not_lost_to_rounding():
     model, shape = dense()
     functions = clients.ClientFunctions(model, shape)
     local, weights = LocalDpFunctions(functions, shape), models.get_weights(model) + 1.0
-    x, y, job = work(shape, parameters=weights.size)
-    found = run(local, weights, x, y, job, LocalSettings(clip_norm=1.0, noise_stddev=1.0, step_size=1e-9))
+    x, y, job = work(shape, stddev=1.0, parameters=weights.size)
+    found = run(local, weights, x, y, job, LocalSettings(clip_norm=1.0, step_size=1e-9))
     wanted = -1e-9 * (found.sums + job.noise[:, :, : weights.size].sum(axis=1))
     np.testing.assert_allclose(found.updates, wanted, rtol=1e-3, atol=1e-13)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpaudit.federated import dense_chain, local_engine
+from dpaudit.federated import dense_layout, local_engine
 from dpaudit.records import Status
 
 Patch = pytest.MonkeyPatch
@@ -75,13 +75,13 @@ def same_in_every_round(patch: Patch) -> None:
 
 
 def clip_forgotten(patch: Patch) -> None:
-    honest = dense_chain.DenseChain.clipped_sums
+    honest = dense_layout.Layout.clip
 
-    def clipped_sums(self: Any, *data: Any, clip_norm: float, **rest: Any) -> Any:
+    def clip(self: Any, *data: Any, clip_norm: Any, **rest: Any) -> Any:
         del clip_norm
-        return honest(self, *data, clip_norm=1e9, **rest)
+        return honest(self, *data, clip_norm=np.float32(1e9), **rest)
 
-    patch.setattr(dense_chain.DenseChain, "clipped_sums", clipped_sums)
+    patch.setattr(dense_layout.Layout, "clip", clip)
 
 
 def divided_by_the_realised_batch(patch: Patch) -> None:

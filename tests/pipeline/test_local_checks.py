@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow")
 
 from dpaudit.config import RunConfig
 from dpaudit.events import NoOp
-from dpaudit.federated import dense_chain, local_engine
+from dpaudit.federated import dense_layout, local_engine
 from dpaudit.federated.data import Dataset, FederatedData
 from dpaudit.ledger import PrivacyLedger
 from dpaudit.pipeline import local_checks
@@ -72,10 +72,10 @@ def test_half_the_noise_fails_the_step_and_the_drill_says_so():
 
 
 def test_a_forgotten_clip_fails_the_step(monkeypatch):
-    honest = dense_chain.DenseChain.clipped_sums
+    honest = dense_layout.Layout.clip
     monkeypatch.setattr(
-        dense_chain.DenseChain, "clipped_sums",
-        lambda self, *data, clip_norm, **rest: honest(self, *data, clip_norm=1e6 * clip_norm, **rest),
+        dense_layout.Layout, "clip",
+        lambda self, *data, clip_norm, **rest: honest(self, *data, clip_norm=np.float32(1e6) * clip_norm, **rest),
     )  # fmt: skip
     assert step_test(settings())["step.sensitivity"].status == Status.FAIL
 

@@ -1,0 +1,197 @@
+"""The arrays of a group of clients in a chain of Dense layers, and the passes over them: for `dense_local`."""
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpaudit.federated.aligned import aligned
+from dpaudit.federated.dense_batch import ACTIVATIONS
+from dpaudit.federated.dense_links import Link
+from dpaudit.federated.layer_rules import TINY
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.integer[Any]]
+_HELD = 2**21
+"""Numbers of a layout that is held for the next call; larger ones are laid out anew."""
+_LAYOUTS, _LINE = 256, 16
+_ONE = np.float32(1.0)
+
+
+class Layout:
+    """The arrays of one batch of every client of a group, in memory that other layouts of the group use as well.
+
+    Examples are (clients, pieces, rows), the batch cut into pieces and filled up. Inputs have the examples first, as
+    they are gathered; hidden layers and logits have the units first, so that what is done to each number, and sums over
+    units, run along all examples. A bias is a row of its kernel, and the unit that it multiplies is 1.
+    """
+
+    def __init__(self, links: tuple[Link, ...], memory: "_Memory", lead: tuple[int, int, int]) -> None:
+        """Take the arrays of `lead`, clients, pieces and rows, from `memory`."""
+        parameters, count = sum(link.parameters for link in links), math.prod(lead)
+        self._links, self._lead, self.size = links, lead, lead[1] * lead[2]
+        self.weights, self.sums = memory.take(lead[0], parameters), memory.take(lead[0], parameters)
+        self._acts = [ACTIVATIONS[link.activation] for link in links]
+        self._data = memory.take(*lead, links[0].inputs + links[0].bias)
+        self._total, self._factors, self._along = (memory.take(count) for _ in range(3))
+        self._column = np.arange(count)
+        self._wide = memory.take(max(link.units for link in links), count)
+        nexts = [link.bias for link in links[1:]] + [False]
+        blocks = [memory.take(link.units + more, count) for link, more in zip(links, nexts, strict=True)]
+        self._out = [block[: link.units] for block, link in zip(blocks, links, strict=True)]
+        self._ones = [block[link.units :] for block, link in zip(blocks, links, strict=True)]
+        self._back = [memory.take(link.units, count) for link in links[:-1]] + [self._out[-1]]
+        self._scaled = [self._wide.reshape(-1)[: link.units * count].reshape(*lead, link.units) for link in links]
+        self._logits = self._out[-1].reshape(-1)
+        self._lay(blocks)
+
+    def _lay(self, blocks: list[Floats]) -> None:
+        """Lay the views that products take: examples first, in whatever order they lie in memory."""
+        inputs = [self._data, *[self._by_example(block) for block in blocks[:-1]]]
+        self._inputs, self._turned = inputs, [each.swapaxes(2, 3) for each in inputs]
+        self._targets, self._d = ([self._by_example(part) for part in parts] for parts in (self._out, self._back))
+        self._kernels: list[Floats] = []
+        self._kernels_back: list[Floats] = []
+        self._gradients: list[Floats] = []
+        first = 0
+        for link in self._links:
+            shape, end = (-1, link.inputs + link.bias, link.units), first + link.parameters
+            kernel = self.weights[:, first:end].reshape(shape)
+            self._kernels.append(kernel[:, None])
+            self._kernels_back.append(kernel[:, None, : link.inputs].swapaxes(2, 3))
+            self._gradients.append(self.sums[:, first:end].reshape(shape)[:, None])
+            first = end
+
+    def _by_example(self, block: Floats) -> Floats:
+        return block.reshape(len(block), *self._lead).transpose(1, 2, 3, 0)
+
+    def filled(self, values: NDArray[Any], fill: int) -> NDArray[Any]:
+        """Return values (clients, batch), cut or filled up to what is laid out, and flat."""
+        short = self.size - values.shape[1]
+        if short > 0:
+            values = np.pad(values, [(0, 0), (0, short)], constant_values=fill)
+        return values[:, : self.size].reshape(-1)
+
+    def clip(
+        self, x: Floats, squares: Floats, labels: Indices, *, at: Indices, present: Floats, clip_norm: np.float32,
+        upwards: np.float32,
+    ) -> Floats:  # fmt: skip
+        """Write each client's clipped sum to `sums`; return the norms of the gradients (clients, size).
+
+        Args:
+            x: (N, inputs, and 1 where there is a bias) all examples.
+            squares: (N,) the squared norms of these rows.
+            labels: (N,).
+            at: (clients x size,) which examples.
+            present: (clients x size,) 1 for an example; 0 for padding, which must be a finite row.
+            clip_norm: the largest norm of one example's contribution.
+            upwards: what norms are multiplied by.
+        """
+        chosen = labels.take(at)
+        np.add(np.multiply(chosen, at.size, out=chosen), self._column, out=chosen)
+        x.take(at.reshape(self._lead), axis=0, out=self._data, mode="clip")
+        self._forward()
+        self._backward(chosen)
+        norms = np.sqrt(self._squared_norms(squares.take(at)))
+        np.multiply(norms, upwards, out=norms)
+        factors = np.maximum(norms, clip_norm, out=self._factors)
+        np.divide(clip_norm, factors, out=factors)
+        np.multiply(factors, present, out=factors)
+        for turned, d, flat, scaled, target in zip(
+            self._turned, self._d, self._back, self._scaled, self._gradients, strict=True
+        ):
+            np.multiply(flat, factors, out=flat)
+            np.copyto(scaled, d)  # examples first: the product is so much faster that it pays
+            if self._lead[1] == 1:
+                np.matmul(turned, scaled, out=target)
+            else:
+                np.sum(np.matmul(turned, scaled), axis=1, out=target[:, 0])
+        return norms.reshape(-1, self.size)
+
+    def _forward(self) -> None:
+        """Fill the hidden layers and the logits."""
+        for inputs, kernel, target, out, ones, (apply, _) in zip(
+            self._inputs, self._kernels, self._targets, self._out, self._ones, self._acts, strict=True
+        ):
+            np.matmul(inputs, kernel, out=target)
+            apply(out)
+            ones.fill(_ONE)
+
+    def _backward(self, chosen: Indices) -> None:
+        """Replace logits by the gradients of the losses by them, and fill those of the hidden layers."""
+        flat, along = self._out[-1], self._along
+        np.subtract(flat, np.maximum.reduce(flat, axis=0, out=along), out=flat)
+        np.exp(flat, out=flat)
+        np.divide(flat, np.add.reduce(flat, axis=0, out=along), out=flat)
+        self._logits[chosen] -= _ONE
+        for at in range(len(self._links) - 1, 0, -1):
+            np.matmul(self._d[at], self._kernels_back[at], out=self._d[at - 1])
+            self._acts[at - 1][1](self._back[at - 1], self._out[at - 1])
+
+    def _squared_norms(self, squares: Floats) -> Floats:
+        """Return the sums over layers of ||d||^2 (||inputs||^2 + 1), valid until the next call."""
+        total, of_d, of_inputs = self._total, self._along, squares
+        for at, (link, d) in enumerate(zip(self._links, self._back, strict=True)):
+            if at:
+                of_inputs = self._sums_of_squares(self._out[at - 1], self._factors)
+                np.add(of_inputs, np.float32(TINY * link.inputs + link.bias), out=of_inputs)
+            np.add(self._sums_of_squares(d, of_d), np.float32(TINY * link.units), out=of_d)
+            if at:
+                np.add(total, np.multiply(of_inputs, of_d, out=of_d), out=total)
+            else:
+                np.multiply(of_inputs, of_d, out=total)
+        return total
+
+    def _sums_of_squares(self, rows: Floats, out: Floats) -> Floats:
+        """Write the sums over the first axis to `out`."""
+        squares = np.multiply(rows, rows, out=self._wide[: len(rows)])
+        return np.asarray(np.add.reduce(squares, axis=0, out=out))
+
+
+class _Memory:
+    """Memory that is given out piece by piece, each beginning at a cache line."""
+
+    def __init__(self, flat: Floats) -> None:
+        self._flat, self._first = flat, 0
+
+    def take(self, *shape: int) -> Floats:
+        """Return the next piece, of undefined content."""
+        first, size = self._first, math.prod(shape)
+        self._first += -(-size // _LINE) * _LINE
+        return self._flat[first : first + size].reshape(shape)
+
+
+class Layouts(threading.local):
+    """The layouts that a thread has made, by clients, pieces and rows; all of them in the same memory."""
+
+    def __init__(self, links: tuple[Link, ...], rows: int) -> None:
+        """Hold no memory yet; a piece of a batch has at most `rows` rows."""
+        self._links, self._rows, self._memory = links, rows, aligned(0)
+        self._held: dict[tuple[int, int, int], Layout] = {}
+
+    def of(self, clients: int, width: int) -> Layout:
+        """Return a layout for batches of at least `width`, valid until the next call."""
+        width += width % 2  # fewer layouts
+        pieces = -(-width // self._rows)
+        lead = clients, pieces, -(-width // pieces)
+        found = self._held.get(lead)
+        if found is not None:
+            return found
+        need, memory = _numbers(self._links, lead), self._memory
+        if need > _HELD:
+            return Layout(self._links, _Memory(aligned(need)), lead)
+        if need > memory.size or len(self._held) == _LAYOUTS:
+            self._held.clear()
+            self._memory = memory = aligned(max(need, memory.size))
+        found = self._held[lead] = Layout(self._links, _Memory(memory), lead)
+        return found
+
+
+def _numbers(links: tuple[Link, ...], lead: tuple[int, int, int]) -> int:
+    """Return at least what a layout takes of its memory."""
+    count, parameters = math.prod(lead), sum(link.parameters for link in links)
+    units = [link.units for link in links]
+    each = links[0].inputs + 2 + sum(2 * size + 1 for size in units) + max(units) + 2
+    return 2 * lead[0] * parameters + count * each + _LINE * (2 * len(links) + 8)
