@@ -21,7 +21,7 @@ from dpaudit.federated.layer_rules import TINY
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-_GROUP_BYTES = 3 * 2**20
+_GROUP_BYTES = 2**22
 """What a group of clients may hold, noise included: more falls out of the cache, less starts more operations."""
 _ONE = np.float32(1.0)
 
