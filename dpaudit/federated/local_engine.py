@@ -49,6 +49,7 @@ class LocalDpEngine:
         x = np.concatenate([data.x, np.zeros((1, *data.x.shape[1:]), data.x.dtype)])
         self._examples = self._local.place(x, np.append(data.y, np.zeros(1, data.y.dtype)))
         self._holdings = Holdings.of(np.asarray(data.client), clients=1)
+        self._fakes: tuple[Canaries, Holdings] | None = None
 
     @property
     def parameters(self) -> int:
@@ -67,11 +68,17 @@ class LocalDpEngine:
         """
         if not isinstance(cohort, LocalTask):
             raise UsageError("dp-local is run by the server of dpaudit.federated.silo_server, which tells clients all.")
-        fakes = Holdings.of(cohort.canaries.client, clients=self._holdings.sizes.size)
+        fakes = self._fakes_of(cohort.canaries)
         wide = self.parameters + fakes.table.shape[1]
         each = 4 * (3 * cohort.steps * wide + 6 * self.parameters) + 8 * cohort.steps * self._holdings.table.shape[1]
         for units in chunks(cohort.units, each):
             yield from self._run(weights, cohort, units, fakes)
+
+    def _fakes_of(self, canaries: Canaries) -> Holdings:
+        """Return which canaries each client holds; those of the last round, as a rule."""
+        if self._fakes is None or self._fakes[0] is not canaries:
+            self._fakes = canaries, Holdings.of(canaries.client, clients=self._holdings.sizes.size)
+        return self._fakes[1]
 
     def _run(self, weights: Vector, task: LocalTask, units: Indices, fakes: Holdings) -> Iterator[LocalBlock]:
         everybody = draw_batches(
@@ -80,7 +87,7 @@ class LocalDpEngine:
         )  # fmt: skip
         index, mask, members = packed(everybody, self._holdings, padding=self._padding)
         sizes = mask.sum(axis=(1, 2)).astype(np.int64)
-        members_of = np.split(members, np.cumsum(sizes)[:-1])
+        ends = np.cumsum(sizes)
         groups = self._local.groups(sizes, steps=task.steps)
         wide, mechanism = self.parameters + fakes.table.shape[1], task.mechanism
         memory = aligned(max(group.size for group in groups), task.steps * wide + 1)
@@ -98,7 +105,7 @@ class LocalDpEngine:
             yield LocalBlock(
                 units=batches.clients, rows=found.updates, sums=found.sums,
                 seen=found.seen / np.float32(mechanism.clip_norm),
-                members=np.concatenate([members_of[client] for client in group]), batches=batches,
+                members=np.concatenate([members[ends[at] - sizes[at] : ends[at]] for at in group]), batches=batches,
             )  # fmt: skip
 
     def _train(self, weights: Vector, task: LocalTask, work: LocalWork) -> LocalResult:
@@ -170,12 +177,11 @@ def _without_broken(
     return whole, part
 
 
-def canaries_in(batches: LocalBatches, canaries: Canaries) -> tuple[Indices, Indices, Indices, Indices]:
+def canaries_in(batches: LocalBatches, fakes: Holdings) -> tuple[Indices, Indices, Indices, Indices]:
     """Return the cells of the last axis of `batches.canaries` that hold a canary: client, step, place, canary."""
-    if canaries.count == 0:
+    if fakes.table.size == 0:
         none = np.zeros(0, dtype=np.int64)
         return none, none, none, none
-    fakes = Holdings.of(canaries.client, clients=int(batches.clients.max(initial=0)) + 1)
     held = np.arange(batches.canaries.shape[2]) < fakes.sizes[batches.clients][:, None]
     client, step, place = np.nonzero(np.broadcast_to(held[:, None], batches.canaries.shape))
     return client, step, place, fakes.table[batches.clients[client], place].astype(np.int64)

@@ -30,7 +30,7 @@ _TOGETHER = 4
 _RARE = 256
 """Of 2^32: below, u is refined."""
 _HALF_A_WORD = np.uint64(32)
-_HALF, _UNIT, _TWO, _TURN = (np.float32(v) for v in (0.5, 2.0**-32, -2.0, 2 * np.pi / 2**32))
+_HALF, _UNIT, _TURN = (np.float32(v) for v in (0.5, 2.0**-32, 2 * np.pi / 2**32))
 
 
 class Streams:
@@ -76,12 +76,12 @@ def device_noise(
     pairs = -(-steps * width // 2)
     normal = np.empty((clients.size, 2 * pairs), np.float32) if out is None else out[: clients.size, : 2 * pairs]
     words, radius, angle = _SCRATCH.arrays(_TOGETHER, pairs)
-    halves, scale = normal.reshape(clients.size, 2, pairs), np.float32(stddev)
+    halves = normal.reshape(clients.size, 2, pairs)
     for first in range(0, clients.size, _TOGETHER):
         some = clients[first : first + _TOGETHER].tolist()
         drawn = [_bits(streams, client, pairs) for client in some]
         scratch = words[: len(some)], radius[: len(some)], angle[: len(some)]
-        _box_muller(drawn, streams, some, scratch, scale, halves[first : first + _TOGETHER])
+        _box_muller(drawn, streams, some, scratch, stddev, halves[first : first + _TOGETHER])
     return normal[:, : steps * width].reshape(clients.size, steps, width)
 
 
@@ -115,10 +115,10 @@ _SCRATCH = _Scratch()
 
 
 def _box_muller(
-    drawn: list[NDArray[np.uint64]], streams: Streams, clients: list[int], scratch: _Arrays, stddev: np.float32,
+    drawn: list[NDArray[np.uint64]], streams: Streams, clients: list[int], scratch: _Arrays, stddev: float,
     out: Normals,
 ) -> None:  # fmt: skip
-    """Write (n, 2, pairs) normals from 64 bits each, n times (pairs,): the high half makes u, the low half v.
+    """Write (n, 2, pairs) normals from 64 bits a pair, n times (pairs,): the high half makes u, the low half v.
 
     What is `drawn` is lost.
     """
@@ -138,9 +138,8 @@ def _box_muller(
             u = (float(words[row, place]) + float(streams.raw(1)[0]) * 2.0**-64 + 2.0**-66) * 2.0**-32
             radius[row, place] = u
     np.log(radius, out=radius)
-    np.multiply(radius, _TWO, out=radius)
+    np.multiply(radius, np.float32(-2.0 * stddev**2), out=radius)
     np.sqrt(radius, out=radius)
-    np.multiply(radius, stddev, out=radius)
     for form, half in ((np.cos, out[:, 0]), (np.sin, out[:, 1])):
         form(angle, out=half)
         np.multiply(radius, half, out=half)

@@ -58,23 +58,20 @@ def draw_batches(
     longest, most = int(examples.sizes[clients].max(initial=0)), canaries.table.shape[1]
     taken = np.zeros((clients.size, steps, longest), dtype=np.bool_)
     fakes = np.zeros((clients.size, steps, most), dtype=np.bool_)
+    largest = np.uint64(_largest_below(rate))
     sizes = zip(clients.tolist(), examples.sizes[clients].tolist(), canaries.sizes[clients].tolist(), strict=True)
     for row, (client, own, planted) in enumerate(sizes):
         streams.seek(client)
-        coins = _coins(streams.raw(steps * (own + planted)), rate).reshape(steps, own + planted)
-        taken[row, :, :own] = coins[:, :own]
+        bits = streams.raw(steps * (own + planted)).reshape(steps, own + planted)
+        np.less_equal(bits[:, :own], largest, out=taken[row, :, :own])
         if planted:
-            fakes[row, :, :planted] = coins[:, own:]
+            np.less_equal(bits[:, own:], largest, out=fakes[row, :, :planted])
     return LocalBatches(clients=clients, examples=taken, canaries=fakes)
 
 
-def _coins(bits: NDArray[np.uint64], rate: float) -> Bools:
-    """Return which of NumPy's uniform numbers made of 64 bits each, (bits >> 11) / 2^53, are below the rate > 0.
-
-    That is: bits >> 11 is at most ceil(2^53 rate) - 1, and what is shifted out does not matter.
-    """
-    largest = (math.ceil(rate * 2**53) << 11) - 1
-    return bits <= np.uint64(min(largest, 2**64 - 1))
+def _largest_below(rate: float) -> int:
+    """Return the largest 64 bits that make a uniform number of NumPy's, (bits >> 11) / 2^53, below the rate > 0."""
+    return min((math.ceil(rate * 2**53) << 11) - 1, 2**64 - 1)
 
 
 def packed(batches: LocalBatches, holdings: Holdings, *, padding: int) -> tuple[Ints, NDArray[np.float32], Indices]:

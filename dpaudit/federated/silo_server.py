@@ -22,6 +22,7 @@ from dpaudit.federated import mechanism
 from dpaudit.federated.aggregation import Aggregator
 from dpaudit.federated.clipping import Block, Rejected, clipped_sum, screen
 from dpaudit.federated.local_engine import canaries_in
+from dpaudit.federated.local_sampling import Holdings
 from dpaudit.federated.local_task import DeviceGaussian, LocalBlock, LocalTask
 from dpaudit.federated.optimizers import ServerOptimizer
 from dpaudit.federated.rounds import Collected, Plan, Release, only_invited
@@ -155,7 +156,7 @@ class _Notes:
 
     def __init__(self, plan: Plan, task: LocalTask) -> None:
         count, people = plan.canaries.count, plan.population.clients
-        self._task = task
+        self._task, self._fakes = task, Holdings.of(task.canaries.client, clients=people)
         self._observed = np.zeros((task.steps, count), dtype=np.float32)
         self._members = np.zeros((task.steps, plan.population.units), dtype=np.bool_)
         self.canaries = np.zeros((task.steps, count), dtype=np.bool_)
@@ -167,7 +168,7 @@ class _Notes:
         """Take down a block of which the updates of `units` were accepted."""
         task = self._task
         self._members[block.members[:, 0], block.members[:, 1]] = True
-        client, step, place, canary = canaries_in(block.batches, task.canaries)
+        client, step, place, canary = canaries_in(block.batches, self._fakes)
         self._observed[step, canary] = block.seen[client, step, place]
         drawn = block.batches.canaries[client, step, place]
         self.canaries[step, canary] = drawn & task.canaries.coins[canary]
@@ -180,8 +181,8 @@ class _Notes:
         noise = np.multiply(rows, np.float32(-noise_scale))
         np.subtract(noise, sums, out=noise)
         np.divide(noise, np.float32(task.mechanism.clip_norm), out=noise)
-        self._noise[known] = np.einsum("ij,ij->i", noise, noise) / np.float64(task.steps)
-        together = np.add.reduce(noise, axis=0).astype(np.float64)
+        self._noise[known] = _sums_of_squares(noise) / task.steps
+        together = noise.sum(axis=0, dtype=np.float64)
         self._sum = together if self._sum is None else self._sum + together
         self._summed += known.size
 
@@ -192,6 +193,15 @@ class _Notes:
             observed=self._observed, members=self._members, canaries=self.canaries, clients=sent, noise=self._noise,
             noise_of_sum=of_sum,
         )  # fmt: skip
+
+
+def _sums_of_squares(rows: NDArray[np.float32]) -> Vector:
+    """Return the sum of squares of each row; in float64 where float32, which takes half the time, is too small."""
+    with np.errstate(over="ignore"):
+        found = np.einsum("ij,ij->i", rows, rows)
+    if not np.isfinite(found).all():
+        found = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return np.asarray(found, np.float64)
 
 
 def local_divisor(plan: Plan) -> float:

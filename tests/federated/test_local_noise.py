@@ -41,7 +41,7 @@ def from_bits(numbers, streams):
     """Return what Box and Muller make of these numbers of 64 bits, as client 5: the cosines, then the sines."""
     out = np.empty((1, 2, len(numbers)), np.float32)
     scratch = np.empty((1, 2), np.uint32), *np.empty((2, 1, 2), np.float32)
-    local_noise._box_muller([np.array(numbers, np.uint64)], streams, [5], scratch, np.float32(1.0), out)
+    local_noise._box_muller([np.array(numbers, np.uint64)], streams, [5], scratch, 1.0, out)
     return out.ravel()
 
 

@@ -206,6 +206,20 @@ def test_the_limit_of_updates_bounds_what_one_client_can_do(local_config, data, 
         assert np.abs(archive["weights"]).max() < 10
 
 
+def test_an_update_beyond_the_squares_of_float32_is_taken_down_as_it_is(local_config, data, tmp_path, monkeypatch):
+    def huge(block):
+        rows = block.rows.copy()
+        rows[0] = 1e30
+        return dataclasses.replace(block, rows=rows)
+
+    silent_client(monkeypatch, huge)
+    go(local_config(client_sampling_rate=1.0, update_limit=0.01, rounds=1), data, tmp_path)
+    squares = run_files.load_client_noise(tmp_path)
+    assert np.isfinite(squares).all()
+    assert squares[0, 0] > 1e60
+    assert squares[0, 1:].max() < 1e6
+
+
 def test_rounds_without_clients_and_clients_with_one_example(local_config, data, tmp_path):
     keep = np.concatenate([np.flatnonzero(data.train.client > 0), np.flatnonzero(data.train.client == 0)[:1]])
     few = dataclasses.replace(data, train=data.train.take(keep))
