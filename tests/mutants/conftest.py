@@ -1,7 +1,8 @@
 """A small run that goes through the whole pipeline in about two seconds, and the plain memory that makes it so fast.
 
 The accountants are asked the same questions by every mutant (same configuration, same events), so their answers are
-kept; nothing that depends on what a mutant did is kept.
+kept, and so is the model without privacy on which the attacks must be alive, by the records that it was trained on;
+nothing that depends on what a mutant did is kept.
 """
 
 import hashlib
@@ -12,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpaudit import accounting, config, events, pipeline
 from dpaudit.ledger import PrivacyLedger
-from dpaudit.pipeline import canary_audit, design, membership, per_step
+from dpaudit.pipeline import alive, canary_audit, design, membership, per_step
 from dpaudit.pipeline.progress import Quiet
 from dpaudit.policy import load_policy
 
@@ -103,9 +105,10 @@ def _about(facts: Any) -> list[tuple[str, Any]]:
     return sorted((key, repr(value)) for key, value in facts.items() if not any(word in key for word in changing))
 
 
-def _remember_accounting(patch: pytest.MonkeyPatch, known: dict[str, Any]) -> None:
-    """Keep the answers of the accountants, by everything that they depend on."""
+def _remember_answers(patch: pytest.MonkeyPatch, known: dict[str, Any]) -> None:
+    """Keep the answers of the accountants and the control of the attacks, by everything that they depend on."""
     noise_for, summarize, comparable = design.noise_for, accounting.summarize, membership.comparable.check_comparable
+    make_control = alive.make_control
 
     def remembered_noise(settings: config.RunConfig, epsilon: float, **options: Any) -> float:
         training = settings.training.model_dump(exclude={"noise_multiplier"})
@@ -127,10 +130,18 @@ def _remember_accounting(patch: pytest.MonkeyPatch, known: dict[str, Any]) -> No
             known[key] = comparable(x, y, is_member, **options)
         return known[key]
 
+    def remembered_control(section: Any, x: Any, y: Any, unit: Any, attacks: Any, **options: Any) -> Any:
+        records = [None if part is None else np.asarray(part).tobytes() for part in (x, y, unit)]
+        key = _key("control", section.model_dump(), records, list(attacks), sorted(options.items()))
+        if key not in known:
+            known[key] = make_control(section, x, y, unit, attacks, **options)
+        return known[key]
+
     for module in (design, canary_audit, per_step):
         patch.setattr(module, "noise_for", remembered_noise)
     patch.setattr(accounting, "summarize", remembered_summary)
     patch.setattr(membership.comparable, "check_comparable", remembered_comparable)
+    patch.setattr(alive, "make_control", remembered_control)
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +154,7 @@ def answers() -> dict[str, Any]:
 def fast_accounting(answers: dict[str, Any]) -> Iterator[None]:
     """Patched for one module only, so that no other test is answered from memory."""
     with pytest.MonkeyPatch.context() as patch:
-        _remember_accounting(patch, answers)
+        _remember_answers(patch, answers)
         yield
 
 
