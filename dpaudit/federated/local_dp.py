@@ -97,7 +97,9 @@ class LocalDpFunctions:
         return None if chain is None else DenseLocal(chain)
 
     def place(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, Any] | Examples:
-        """Return all examples, (N, ...) and (N,), as `run` takes them: prepared for NumPy, or as tensors.
+        """Return all examples, (N, ...) and (N,), and behind them one of zeros to pad with, as `run` takes them.
+
+        Prepared for NumPy, or as tensors.
 
         Raises: DataError for a label that is no class, where the steps are computed in NumPy.
         """
@@ -105,7 +107,8 @@ class LocalDpFunctions:
             return self._by_hand.place(x, y)
         import tensorflow as tf
 
-        return tf.constant(x), tf.constant(y)
+        nothing = np.zeros((1, *x.shape[1:]), x.dtype)
+        return tf.constant(np.concatenate([x, nothing])), tf.constant(np.append(y, np.zeros(1, y.dtype)))
 
     def groups(self, sizes: Indices, *, steps: int) -> list[Indices]:
         """Return which of n clients (at least one) to run together, from how many examples each draws in all, (n,).

@@ -45,9 +45,7 @@ class LocalDpEngine:
         del training  # what clients are to do comes with every task
         self._root, self._noise_root = root, root if noise_root is None else noise_root
         self._local = LocalDpFunctions(functions, data.x.shape[1:])
-        self._padding = len(data.y)
-        x = np.concatenate([data.x, np.zeros((1, *data.x.shape[1:]), data.x.dtype)])
-        self._examples = self._local.place(x, np.append(data.y, np.zeros(1, data.y.dtype)))
+        self._examples, self._padding = self._local.place(data.x, data.y), len(data.y)
         self._holdings = Holdings.of(np.asarray(data.client), clients=1)
         self._fakes: tuple[Canaries, Holdings] | None = None
 

@@ -27,12 +27,13 @@ CHAINS = {
 
 
 def job(chain, *, seed=0, clients=6, steps=4, batch=9, examples=40):
-    """Return start, x, y, index, mask and noise; some batches are empty, masks have holes, padding is row 0."""
+    """Return start, x, y, index, mask and noise; some batches are empty, masks have holes, padding is row 0 or 40."""
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((examples, 5)).astype(np.float32), rng.integers(3, size=examples).astype(np.int32)
     mask = (rng.random((clients, steps, batch)) < 0.6).astype(np.float32)
     mask[1, 2] = mask[:, 1] = 0.0
-    index = np.where(mask > 0, rng.integers(examples, size=mask.shape), 0).astype(np.int32)
+    padding = np.where(np.arange(clients)[:, None, None] % 2, 0, examples)
+    index = np.where(mask > 0, rng.integers(examples, size=mask.shape), padding).astype(np.int32)
     noise = rng.standard_normal((clients, steps, chain.parameters + 2)).astype(np.float32)
     start = rng.standard_normal(chain.parameters).astype(np.float32)
     return start, x, y, index, mask, noise
@@ -43,7 +44,7 @@ def step_by_step(chain, start, x, y, index, mask, noise):
     updates = np.zeros((len(index), start.size), np.float32)
     sums, norms = np.zeros_like(updates), np.zeros(index.shape, np.float32)
     for step in range(index.shape[1]):
-        at = index[:, step]
+        at = np.where(mask[:, step] > 0, index[:, step], 0)
         total, norms[:, step] = chain.clipped_sums(start + updates, x[at], y[at], clip_norm=CLIP, mask=mask[:, step])
         sums += total
         updates -= np.float32(STEP) * (total + noise[:, step, : start.size])
@@ -117,9 +118,11 @@ def test_a_broken_example_breaks_its_client_alone():
     chain = CHAINS["relu"]
     start, x, y, index, mask, noise = job(chain)
     clean = found_by(chain, start, x, y, index, mask, noise)
-    x = np.concatenate([x, np.full((1, 5), np.nan, np.float32)])
-    index[2, 0, 3], mask[2, 0, 3] = 40, 1.0
-    updates, _, norms = found_by(chain, start, x, np.append(y, 0), index, mask, noise)
+    alone = np.setdiff1d(np.arange(40), index)[:1]
+    assert alone.size
+    x[alone] = np.nan
+    index[2, 0, 3], mask[2, 0, 3] = alone[0], 1.0
+    updates, _, norms = found_by(chain, start, x, y, index, mask, noise)
     assert np.isnan(norms[2, 0, 3])
     assert not np.isfinite(updates[2]).all()
     others = np.arange(6) != 2
@@ -129,9 +132,10 @@ def test_a_broken_example_breaks_its_client_alone():
 def test_what_is_out_of_range_is_refused():
     chain = CHAINS["relu"]
     start, x, y, index, mask, noise = job(chain)
-    for wrong in (-1, 40):
-        with pytest.raises(DataError, match=r"positions must lie in 0\.\.39"):
+    for wrong in (-1, 41):
+        with pytest.raises(DataError, match=r"positions must lie in 0\.\.40"):
             found_by(chain, start, x, y, np.full_like(index, wrong), mask, noise)
+    for wrong in (-1, 3):
         with pytest.raises(DataError, match=r"labels must lie in 0\.\.2"):
             found_by(chain, start, x, np.full_like(y, wrong), index, mask, noise)
 
