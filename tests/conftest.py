@@ -10,8 +10,9 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# As many workers as cores, so one thread in each: threads that wait for each other cost half of the suite's time. Read
-# when NumPy or TensorFlow starts, so by xdist's workers and by the commands that tests run in processes of their own.
+# As many workers as cores, so one thread in each: with two of each, threads that waited for each other doubled the
+# processor time of a training run. Read when NumPy or TensorFlow starts, so by xdist's workers and by the commands that
+# tests run in processes of their own.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 for _name in THREADS:
     os.environ.setdefault(_name, "1")

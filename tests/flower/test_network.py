@@ -158,8 +158,7 @@ def federation(tmp_path):
 
 def test_a_federation_over_tls_with_a_stranger_a_killed_node_and_a_resumed_server(federation):
     server = federation.server()
-    for number in range(3):
-        federation.node(number)
+    nodes = [federation.node(number) for number in range(3)]
     stranger = federation.node(0, key="stranger", name="stranger")
 
     # A node whose key nobody registered is refused, and says so.
@@ -168,7 +167,11 @@ def test_a_federation_over_tls_with_a_stranger_a_killed_node_and_a_resumed_serve
     assert "refused this node: its key is not registered there" in federation.said("stranger")
 
     # The server is killed, hard, after the first round; everything of it ends; the nodes stay.
-    federation.wait(lambda: federation.rounds() >= 1, "the first round did not end")
+    def ended():
+        return [node for node in nodes if node.poll() is not None]
+
+    federation.wait(lambda: federation.rounds() >= 1 or ended(), "the first round did not end")
+    assert not ended(), "\n".join(federation.said(f"node{number}") for number in range(3))
     server.send_signal(signal.SIGTERM)
     federation.wait(lambda: server.poll() is not None, "the server did not end")
     assert server.returncode == 130
