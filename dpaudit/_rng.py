@@ -20,9 +20,14 @@ def root_from_entropy() -> int:
     return secrets.randbits(128)
 
 
-def _key(root: int, purpose: str, indices: tuple[int, ...]) -> int:
+def key(root: int, purpose: str, *indices: int) -> bytes:
+    """Return the 128 bits that stand for (root, purpose, indices): the first half of a SHA-256."""
     text = f"dpaudit/v1|{root}|{purpose}|{','.join(map(str, indices))}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _key(root: int, purpose: str, indices: tuple[int, ...]) -> int:
+    return int.from_bytes(key(root, purpose, *indices), "big")
 
 
 class _Key(ISeedSequence):
@@ -40,8 +45,8 @@ class _Key(ISeedSequence):
 
 def stream(root: int, purpose: str, *indices: int) -> np.random.Generator:
     """Return the generator of the stream (purpose, indices) under a root seed."""
-    key = _Key(_key(root, purpose, indices))
-    return np.random.Generator(np.random.Philox(key))  # type: ignore[arg-type] # numpy's stubs know SeedSequence only
+    words = _Key(_key(root, purpose, indices))
+    return np.random.Generator(np.random.Philox(words))  # type: ignore[arg-type] # numpy's stubs know SeedSequence only
 
 
 def seed_of(root: int, purpose: str, *indices: int) -> int:

@@ -17,6 +17,7 @@ WANTED = {
     "matplotlib": ("3.8", "pip install 'matplotlib>=3.8'"),
     "tensorflow": ("2.21", "pip install 'dpaudit[train]'"),
     "scikit-learn": ("1.5", "pip install 'dpaudit[train]'"),
+    "cryptography": ("43", "pip install 'dpaudit[train]'"),
     "tensorflow-privacy": ("0.9.0", TFP_INSTALL),
     "ai-edge-litert": ("2.0", "pip install 'dpaudit[litert]'"),
     "pyarrow": ("17", "pip install 'dpaudit[parquet]'"),

@@ -7,12 +7,13 @@ releases would share a sample, and two Poisson-sampled events would understate t
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpaudit import _rng
 from dpaudit.federated.engine import example_table
-from dpaudit.federated.local_noise import Streams
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -47,6 +48,29 @@ class LocalBatches:
     def take(self, rows: Indices) -> "LocalBatches":
         """Return the batches of some of the clients."""
         return LocalBatches(clients=self.clients[rows], examples=self.examples[rows], canaries=self.canaries[rows])
+
+
+class Streams:
+    """NumPy's Philox4x64 under one key, with a stream for each client: the highest word of its counter."""
+
+    def __init__(self, root: int, purpose: str, *indices: int) -> None:
+        """Prepare the generator of (purpose, indices)."""
+        self.generator = _rng.stream(root, purpose, *indices)
+        self._bits = self.generator.bit_generator
+        state: dict[str, Any] = dict(self._bits.state)
+        key, self._counter = state["state"]["key"].tolist(), [0, 0, 0, 0]
+        # Lists, because NumPy takes the state number by number, and a number from an array costs it three times more.
+        state |= {"state": {"counter": self._counter, "key": key}, "buffer": state["buffer"].tolist()}
+        self._state = state | {"buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+
+    def seek(self, client: int) -> None:
+        """Set the generator to the start of `client`'s stream."""
+        self._counter[-1] = client
+        self._bits.state = self._state
+
+    def raw(self, count: int) -> NDArray[np.uint64]:
+        """Return the next `count` 64-bit numbers."""
+        return self._bits.random_raw(count)
 
 
 def draw_batches(

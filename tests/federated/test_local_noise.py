@@ -1,13 +1,18 @@
 """The noise of devices and their local batches: Gaussian, fresh for everybody, a function of names alone."""
 
+import hashlib
+import sys
+
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import binom, kstest, norm
 
 from dpaudit import _rng
+from dpaudit.errors import MissingDependency
 from dpaudit.federated import local_noise
-from dpaudit.federated.local_noise import Streams, device_noise
-from dpaudit.federated.local_sampling import Holdings, draw_batches, packed
+from dpaudit.federated.local_noise import device_noise
+from dpaudit.federated.local_sampling import Holdings, Streams, draw_batches, packed
 
 ROOT = 2**90 + 11
 
@@ -29,70 +34,80 @@ def test_noise_is_standard_normal_far_into_the_tails():
 
 def test_the_tails_do_not_end_where_32_bits_do():
     """The smallest u of 32 bits gives 6.66 sigma; bits that are all zero are refined by 64 more."""
-    streams = Streams(ROOT, "local-noise", 0, 0)
-    normal = from_bits([0, 0], streams)
+    normal = from_words([0, 0], [0, 0])
     assert normal[0] > np.sqrt(2 * 32 * np.log(2))
     assert np.isfinite(normal).all()
     assert normal[0] != normal[1], "each refinement has a place of its own"
-    np.testing.assert_allclose(from_bits([2**64 - 1] * 2, streams), 0.0, atol=1e-3)
+    np.testing.assert_allclose(from_words([2**32 - 1] * 2, [2**32 - 1] * 2), 0.0, atol=1e-3)
 
 
-def from_bits(numbers, streams):
-    """Return what Box and Muller make of these numbers of 64 bits, as client 5: the cosines, then the sines."""
-    out = np.empty((1, 2, len(numbers)), np.float32)
-    scratch = np.empty((1, 2), np.uint32), *np.empty((2, 1, 2), np.float32)
-    local_noise._box_muller([np.array(numbers, np.uint64)], streams, [5], scratch, 1.0, out)
+def from_words(u, v):
+    """Return what Box and Muller make of these numbers of 32 bits, as client 5: the cosines, then the sines."""
+    out, words = np.empty((1, 2, len(u)), np.float32), np.array([[*u, *v, 0, 0, 0, 0]], np.uint32)
+    scratch = words, *np.empty((2, 1, len(u)), np.float32)
+    local_noise._box_muller(scratch, local_noise.Bits(ROOT, 0, 0), [5], 1.0, out)
     return out.ravel()
 
 
-def test_a_slow_twin_by_the_text_book():
-    found = device_noise(ROOT, 2, 1, np.array([7]), steps=2, width=3)
-    streams = Streams(ROOT, "local-noise", 2, 1)
-    streams.seek(7)
-    bits = streams.raw(3)
-    radius = [np.sqrt(-2 * np.log((int(b) >> 32) / 2**32 + 2**-33)) for b in bits]
-    angle = [2 * np.pi * (int(b) & (2**32 - 1)) / 2**32 for b in bits]
-    wanted = [r * np.cos(a) for r, a in zip(radius, angle, strict=True)]
-    wanted += [r * np.sin(a) for r, a in zip(radius, angle, strict=True)]
-    np.testing.assert_allclose(found.ravel(), wanted, rtol=2e-5, atol=2e-6)
+def encrypted(key, client, first, count):
+    """Return the 64 bits, little-endian, of so many half blocks of AES, block by block from the definition of CTR."""
+    found = b""
+    for block in range(first, first + -(-count // 2)):
+        counter = client.to_bytes(8, "big") + block.to_bytes(8, "big")
+        cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+        found += cipher.update(counter) + cipher.finalize()
+    return [int.from_bytes(found[8 * i : 8 * i + 8], "little") for i in range(count)]
 
 
-def whole_arrays(root, number, attempt, clients, *, steps, width, rare):
-    """The noise as it was first written: all clients at once, each operation on new arrays, a state of arrays."""
-    generator = _rng.stream(root, "local-noise", number, attempt)
-    state = dict(generator.bit_generator.state)
-
-    def raw(count, *counter):
-        state["state"]["counter"] = np.array(counter, dtype=np.uint64)
-        generator.bit_generator.state = state
-        return generator.bit_generator.random_raw(count)
-
-    pairs = -(-steps * width // 2)
-    bits = np.array([raw(pairs, 0, 0, 0, client) for client in clients.tolist()])
-    high = (bits >> np.uint64(32)).astype(np.uint32)
-    u = (high.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
-    for row, place in np.argwhere(high < rare).tolist():
-        more = float(raw(1, place, 1, 0, int(clients[row]))[0]) * 2.0**-64 + 2.0**-66
-        u[row, place] = (float(high[row, place]) + more) * 2.0**-32
-    radius = np.sqrt(np.log(u) * np.float32(-2.0))
-    angle = bits.astype(np.uint32).astype(np.float32) * np.float32(2 * np.pi / 2**32)
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return normal[:, : steps * width].reshape(clients.size, steps, width), np.count_nonzero(high < rare)
-
-
-@pytest.mark.parametrize("rare", [256, 2**24])
-@pytest.mark.parametrize(("clients", "steps", "width"), [(5, 3, 7), (9, 5, 2410), (1, 1, 1)])
-def test_the_same_bits_as_the_plain_way(clients, steps, width, rare, monkeypatch):
+@pytest.mark.parametrize("rare", [256, 2**31])
+def test_a_slow_twin_by_the_text_book(rare, monkeypatch):
     monkeypatch.setattr(local_noise, "_RARE", rare)
+    root, steps, width = ROOT + 1, 3, 7
+    found = device_noise(root, 2, 1, np.array([7, 2**62 + 1]), steps=steps, width=width)
+    key = hashlib.sha256(f"dpaudit/v1|{root}|local-noise|2,1".encode()).digest()[:16]
+    for client, ours in zip((7, 2**62 + 1), found.reshape(2, -1), strict=True):
+        pairs = (steps * width + 1) // 2
+        bits = encrypted(key, client, 0, pairs)
+        words = [word for both in bits for word in (both & (2**32 - 1), both >> 32)]
+        wanted = []
+        for place, u in enumerate(words[:pairs]):
+            below = 0.5
+            if u < rare:
+                more = encrypted(key, client, 2**63 + place, 1)[0]
+                below = (more & (2**32 - 1)) / 2**32 + (more >> 32) / 2**64
+            wanted.append(np.sqrt(-2 * np.log((u + below) / 2**32)))
+        angles = [2 * np.pi * v / 2**32 for v in words[pairs : 2 * pairs]]
+        wanted = [r * f(a) for f in (np.cos, np.sin) for r, a in zip(wanted, angles, strict=True)]
+        np.testing.assert_allclose(ours, wanted[: steps * width], rtol=2e-5, atol=2e-6)
+
+
+def test_the_key_stream_is_that_of_the_standard(monkeypatch):
+    """NIST SP 800-38A, F.5.1 (CTR-AES128.Encrypt): the first two output blocks."""
+    monkeypatch.setattr(_rng, "key", lambda *_: bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"))
+    words = np.zeros(12, "<u4")
+    local_noise.Bits(1, 2, 3).write(0xF0F1F2F3F4F5F6F7, words, block=0xF8F9FAFBFCFDFEFF)
+    assert words[:8].tobytes().hex() == "ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae"
+
+
+@pytest.mark.parametrize(("clients", "steps", "width"), [(5, 3, 7), (9, 5, 2410), (1, 1, 1)])
+def test_where_it_is_written_and_how_wide_it_is_does_not_matter(clients, steps, width):
     ids = 3 * np.arange(clients)
-    wanted, refined = whole_arrays(ROOT, 4, 1, ids, steps=steps, width=width, rare=rare)
-    assert refined > 0 or clients < 9 or rare == 256
-    np.testing.assert_array_equal(device_noise(ROOT, 4, 1, ids, steps=steps, width=width), wanted)
+    wanted = device_noise(ROOT, 4, 1, ids, steps=steps, width=width)
     memory = np.full((clients + 1, steps * width + 3), np.nan, np.float32)
     doubled = device_noise(ROOT, 4, 1, ids, steps=steps, width=width, stddev=2.0, out=memory)
     np.testing.assert_array_equal(doubled, 2 * wanted)
     assert np.shares_memory(doubled, memory)
     assert np.isnan(memory[-1]).all()
+    for row, client in zip(wanted, ids, strict=True):
+        alone = device_noise(ROOT, 4, 1, np.array([client]), steps=steps, width=width)
+        np.testing.assert_array_equal(alone[0], row)
+
+
+def test_without_the_package_cryptography_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(local_noise, "_SCRATCH", local_noise._Scratch())
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", None)
+    with pytest.raises(MissingDependency, match=r"dpaudit\[train\]"):
+        device_noise(ROOT, 0, 0, np.arange(2), steps=1, width=1)
 
 
 def test_nobody_shares_noise_and_it_depends_on_names_only():
