@@ -84,7 +84,7 @@ class LocalDpEngine:
             canaries=fakes,
         )  # fmt: skip
         index, mask, members = packed(everybody, self._holdings, padding=self._padding)
-        sizes = mask.sum(axis=(1, 2)).astype(np.int64)
+        sizes = mask.sum(axis=(1, 2), dtype=np.float64).astype(np.int64)
         ends = np.cumsum(sizes)
         groups = self._local.groups(sizes, steps=task.steps)
         wide, mechanism = self.parameters + fakes.table.shape[1], task.mechanism

@@ -29,11 +29,11 @@ Words = NDArray[np.uint32]
 _Arrays = tuple[Words, Normals, Normals]
 
 SOURCE = "AES-128-CTR, keyed by SHA-256 of (root, 'local-noise', round, attempt), counter by client; Box-Muller"
-_TOGETHER = 4
-"""Clients whose numbers are transformed together, in the nearest caches."""
+_TOGETHER, _CACHED = 4, 2**15
+"""Clients whose pairs are transformed together, and how many pairs at most: they stay in the nearest caches."""
 _RARE = 256
 """Of 2^32: below, u is refined."""
-_HALF, _UNIT, _TURN = (np.float32(v) for v in (0.5, 2.0**-32, 2 * np.pi / 2**32))
+_HALF, _UNIT, _TWO, _TURN = (np.float32(v) for v in (0.5, 2.0**-32, -2.0, 2 * np.pi / 2**32))
 _BLOCK, _WORD = 16, np.dtype("<u4")
 _TAIL = 2**63
 """Blocks of a client from here on refine the numbers u; those before make the pairs."""
@@ -84,14 +84,15 @@ def device_noise(
     bits = _SCRATCH.bits(root, number, attempt)
     pairs = -(-steps * width // 2)
     normal = np.empty((clients.size, 2 * pairs), np.float32) if out is None else out[: clients.size, : 2 * pairs]
-    words, radius, angle = _SCRATCH.arrays(_TOGETHER, pairs)
+    together = max(1, min(_TOGETHER, _CACHED // max(pairs, 1)))
+    words, radius, angle = _SCRATCH.arrays(together, pairs)
     halves = normal.reshape(clients.size, 2, pairs)
-    for first in range(0, clients.size, _TOGETHER):
-        some = clients[first : first + _TOGETHER].tolist()
+    for first in range(0, clients.size, together):
+        some = clients[first : first + together].tolist()
         scratch = words[: len(some)], radius[: len(some)], angle[: len(some)]
         for row, client in zip(scratch[0], some, strict=True):
             bits.write(client, row)
-        _box_muller(scratch, bits, some, stddev, halves[first : first + _TOGETHER])
+        _box_muller(scratch, bits, some, stddev, halves[first : first + together])
     return normal[:, : steps * width].reshape(clients.size, steps, width)
 
 
@@ -110,10 +111,12 @@ class _Scratch(threading.local):
 
     def arrays(self, rows: int, pairs: int) -> _Arrays:
         """Return words (rows, 2 pairs + 4) and two arrays (rows, pairs), undefined, valid until the next call."""
-        if self._shape != (rows, pairs):
-            self._shape = rows, pairs
-            self._held = aligned(rows, 2 * pairs + 4, dtype=_WORD), aligned(rows, pairs), aligned(rows, pairs)
-        return self._held
+        if self._shape == (rows, pairs):
+            return self._held
+        arrays = aligned(rows, 2 * pairs + 4, dtype=_WORD), aligned(rows, pairs), aligned(rows, pairs)
+        if rows * pairs <= _CACHED:  # those of a large model are not kept
+            self._shape, self._held = (rows, pairs), arrays
+        return arrays
 
 
 _SCRATCH = _Scratch()
@@ -136,8 +139,9 @@ def _box_muller(scratch: _Arrays, bits: Bits, clients: list[int], stddev: float,
             below = float(more[0]) * 2.0**-32 + float(more[1]) * 2.0**-64 + 2.0**-66
             radius[row, place] = (float(high[row, place]) + below) * 2.0**-32
     np.log(radius, out=radius)
-    np.multiply(radius, np.float32(-2.0 * stddev**2), out=radius)
+    np.multiply(radius, _TWO, out=radius)
     np.sqrt(radius, out=radius)
+    np.multiply(radius, np.float32(stddev), out=radius)  # its square under the root would be lost where it is tiny
     for form, half in ((np.cos, out[:, 0]), (np.sin, out[:, 1])):
         form(angle, out=half)
         np.multiply(radius, half, out=half)

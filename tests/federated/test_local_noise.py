@@ -89,13 +89,17 @@ def test_the_key_stream_is_that_of_the_standard(monkeypatch):
     assert words[:8].tobytes().hex() == "ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae"
 
 
-@pytest.mark.parametrize(("clients", "steps", "width"), [(5, 3, 7), (9, 5, 2410), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("clients", "steps", "width"), [(5, 3, 7), (9, 5, 2410), (2, 3, 12_000), (2, 1, 70_000), (1, 1, 1)]
+)
 def test_where_it_is_written_and_how_wide_it_is_does_not_matter(clients, steps, width):
     ids = 3 * np.arange(clients)
     wanted = device_noise(ROOT, 4, 1, ids, steps=steps, width=width)
     memory = np.full((clients + 1, steps * width + 3), np.nan, np.float32)
     doubled = device_noise(ROOT, 4, 1, ids, steps=steps, width=width, stddev=2.0, out=memory)
     np.testing.assert_array_equal(doubled, 2 * wanted)
+    small = device_noise(ROOT, 4, 1, ids, steps=steps, width=width, stddev=1e-30)
+    np.testing.assert_allclose(small, 1e-30 * wanted.astype(np.float64), rtol=3e-7, atol=1e-37)
     assert np.shares_memory(doubled, memory)
     assert np.isnan(memory[-1]).all()
     for row, client in zip(wanted, ids, strict=True):
