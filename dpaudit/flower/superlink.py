@@ -4,30 +4,44 @@ Flower 1.41 serves three interfaces on one port: Fleet (nodes, authenticated by 
 register a node) and Runtime (the ServerApp). Control has no authentication of its own: whoever reaches the port could
 register a node, or start a run whose code every node then executes. Here Control and Runtime answer to this machine
 only; other machines reach Fleet and nothing else.
+
+Fleet itself stays closed (503, after which a SuperNode tries again) until a run is started, which is after the keys of
+all nodes are registered: one that came in between would be told that its key is unknown, and give up.
 """
 
 import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-OPEN = ("/v1/fleet/", "/v1/health")
+FLEET, START = "/v1/fleet/", "/v1/control/start-run"
+OPEN = (FLEET, "/v1/health")
 _Call = Callable[..., Awaitable[Any]]
 
 
 class OnlyNodes:
-    """ASGI middleware that refuses everything but the nodes' interface to callers from other machines."""
+    """ASGI middleware that refuses everything but the nodes' interface to callers from other machines.
+
+    Nodes come in once a run has been started from this machine.
+    """
 
     def __init__(self, app: _Call) -> None:
-        self._app = app
+        self._app, self._started = app, False
 
     async def __call__(self, scope: Any, receive: _Call, send: _Call) -> None:
-        """Pass a request on, or refuse it with 403."""
+        """Pass a request on, or refuse it: with 403, or 503 to a node that comes too early."""
         path = str(scope.get("path", ""))
-        if scope["type"] == "lifespan" or is_local(scope) or (path.startswith(OPEN) and ".." not in path):
+        status = 200 if scope["type"] == "lifespan" else self._status(path, local=is_local(scope))
+        if status == 200:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
+
+    def _status(self, path: str, *, local: bool) -> int:
+        if not local and (".." in path or not path.startswith(OPEN)):
+            return 403
+        self._started = self._started or path == START
+        return 503 if path.startswith(FLEET) and not self._started else 200
 
 
 def is_local(scope: Any) -> bool:

@@ -63,8 +63,8 @@ def test_the_register_names_every_node_or_refuses(tmp_path):
         deployment.register_of(tmp_path, {"node-00001": (1,)})
 
 
-def ask(path, client, server=("192.0.2.1", 9443)):
-    """Return the status of a request from `client` for `path`."""
+def ask(path, client, server=("192.0.2.1", 9443), *, doors=None):
+    """Return the status of a request from `client` for `path`, at open doors if no others are given."""
     sent = []
 
     async def behind(scope, receive, send):
@@ -73,9 +73,25 @@ def ask(path, client, server=("192.0.2.1", 9443)):
     async def send(message):
         sent.append(message)
 
+    if doors is None:
+        doors = OnlyNodes(behind)
+        ask("/v1/control/start-run", ("127.0.0.1", 1), doors=doors)
     scope = {"type": "http", "path": path, "client": client, "server": server}
-    asyncio.run(OnlyNodes(behind)(scope, None, send))
+    doors._app = behind
+    asyncio.run(doors(scope, None, send))
     return sent[0]["status"]
+
+
+def test_nodes_come_in_when_the_keys_of_all_are_registered_and_not_before():
+    doors, far, here = OnlyNodes(None), ("198.51.100.7", 5555), ("127.0.0.1", 5555)
+    for path in ("/v1/fleet/activate-node", "/v1/fleet/pull-messages"):
+        assert ask(path, far, doors=doors) == ask(path, here, doors=doors) == 503
+    assert ask("/v1/control/register-node", here, doors=doors) == 200
+    assert ask("/v1/control/start-run", far, doors=doors) == 403
+    assert ask("/v1/fleet/activate-node", far, doors=doors) == 503
+    assert ask("/v1/control/start-run", here, doors=doors) == 200
+    for path in ("/v1/fleet/activate-node", "/v1/fleet/pull-messages"):
+        assert ask(path, far, doors=doors) == ask(path, here, doors=doors) == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/x", "/docs", "/"])
