@@ -20,6 +20,26 @@ _LAYOUTS, _LINE = 256, 16
 _ONE = np.float32(1.0)
 
 
+class Weights:
+    """The weights of a group of clients and the sums of their gradients, (clients, parameters), with views by layer."""
+
+    def __init__(self, links: tuple[Link, ...], memory: "_Memory", clients: int) -> None:
+        """Take the arrays of so many clients from `memory`."""
+        parameters = sum(link.parameters for link in links)
+        self.weights, self.sums = memory.take(clients, parameters), memory.take(clients, parameters)
+        self.kernels: list[Floats] = []
+        self.kernels_back: list[Floats] = []
+        self.gradients: list[Floats] = []
+        first = 0
+        for link in links:
+            shape, end = (clients, 1, link.inputs + link.bias, link.units), first + link.parameters
+            kernel = self.weights[:, first:end].reshape(shape)
+            self.kernels.append(kernel)
+            self.kernels_back.append(kernel[:, :, : link.inputs].swapaxes(2, 3))
+            self.gradients.append(self.sums[:, first:end].reshape(shape))
+            first = end
+
+
 class Layout:
     """The arrays of one batch of every client of a group, in memory that other layouts of the group use as well.
 
@@ -28,11 +48,12 @@ class Layout:
     units, run along all examples. A bias is a row of its kernel, and the unit that it multiplies is 1.
     """
 
-    def __init__(self, links: tuple[Link, ...], memory: "_Memory", lead: tuple[int, int, int]) -> None:
+    def __init__(
+        self, links: tuple[Link, ...], weights: Weights, memory: "_Memory", lead: tuple[int, int, int]
+    ) -> None:
         """Take the arrays of `lead`, clients, pieces and rows, from `memory`."""
-        parameters, count = sum(link.parameters for link in links), math.prod(lead)
-        self._links, self._lead, self.size = links, lead, lead[1] * lead[2]
-        self.weights, self.sums = memory.take(lead[0], parameters), memory.take(lead[0], parameters)
+        count, self.weights, self.sums = math.prod(lead), weights.weights, weights.sums
+        self._links, self._of, self._lead, self.size = links, weights, lead, lead[1] * lead[2]
         self._acts = [ACTIVATIONS[link.activation] for link in links]
         self._data = memory.take(*lead, links[0].inputs + links[0].bias)
         self._total, self._factors, self._along = (memory.take(count) for _ in range(3))
@@ -52,17 +73,6 @@ class Layout:
         inputs = [self._data, *[self._by_example(block) for block in blocks[:-1]]]
         self._inputs, self._turned = inputs, [each.swapaxes(2, 3) for each in inputs]
         self._targets, self._d = ([self._by_example(part) for part in parts] for parts in (self._out, self._back))
-        self._kernels: list[Floats] = []
-        self._kernels_back: list[Floats] = []
-        self._gradients: list[Floats] = []
-        first = 0
-        for link in self._links:
-            shape, end = (-1, link.inputs + link.bias, link.units), first + link.parameters
-            kernel = self.weights[:, first:end].reshape(shape)
-            self._kernels.append(kernel[:, None])
-            self._kernels_back.append(kernel[:, None, : link.inputs].swapaxes(2, 3))
-            self._gradients.append(self.sums[:, first:end].reshape(shape)[:, None])
-            first = end
 
     def _by_example(self, block: Floats) -> Floats:
         return block.reshape(len(block), *self._lead).transpose(1, 2, 3, 0)
@@ -100,7 +110,7 @@ class Layout:
         np.divide(clip_norm, factors, out=factors)
         np.multiply(factors, present, out=factors)
         for turned, d, flat, scaled, target in zip(
-            self._turned, self._d, self._back, self._scaled, self._gradients, strict=True
+            self._turned, self._d, self._back, self._scaled, self._of.gradients, strict=True
         ):
             np.multiply(flat, factors, out=flat)
             np.copyto(scaled, d)  # examples first: the product is so much faster that it pays
@@ -113,7 +123,7 @@ class Layout:
     def _forward(self) -> None:
         """Fill the hidden layers and the logits."""
         for inputs, kernel, target, out, ones, (apply, _) in zip(
-            self._inputs, self._kernels, self._targets, self._out, self._ones, self._acts, strict=True
+            self._inputs, self._of.kernels, self._targets, self._out, self._ones, self._acts, strict=True
         ):
             np.matmul(inputs, kernel, out=target)
             apply(out)
@@ -127,7 +137,7 @@ class Layout:
         np.divide(flat, np.add.reduce(flat, axis=0, out=along), out=flat)
         self._logits[chosen] -= _ONE
         for at in range(len(self._links) - 1, 0, -1):
-            np.matmul(self._d[at], self._kernels_back[at], out=self._d[at - 1])
+            np.matmul(self._d[at], self._of.kernels_back[at], out=self._d[at - 1])
             self._acts[at - 1][1](self._back[at - 1], self._out[at - 1])
 
     def _squared_norms(self, squares: Floats) -> Floats:
@@ -168,7 +178,8 @@ class Layouts(threading.local):
 
     def __init__(self, links: tuple[Link, ...], rows: int) -> None:
         """Hold no memory yet; a piece of a batch has at most `rows` rows."""
-        self._links, self._rows, self._memory = links, rows, aligned(0)
+        self._links, self._rows, self._memory = links, rows, (aligned(0), aligned(0))
+        self._weights: dict[int, Weights] = {}
         self._held: dict[tuple[int, int, int], Layout] = {}
 
     def of(self, clients: int, width: int) -> Layout:
@@ -177,21 +188,28 @@ class Layouts(threading.local):
         pieces = -(-width // self._rows)
         lead = clients, pieces, -(-width // pieces)
         found = self._held.get(lead)
-        if found is not None:
-            return found
-        need, memory = _numbers(self._links, lead), self._memory
-        if need > _HELD:
-            return Layout(self._links, _Memory(aligned(need)), lead)
-        if need > memory.size or len(self._held) == _LAYOUTS:
+        return self._new(lead) if found is None else found
+
+    def _new(self, lead: tuple[int, int, int]) -> Layout:
+        """Make a layout; hold it if there is room, and give up the others where their memory is too small for it."""
+        links, clients, memory = self._links, lead[0], self._memory
+        need = 2 * clients * sum(link.parameters for link in links) + _LINE, _numbers(links, lead)
+        if sum(need) > _HELD:
+            weights, rest = (_Memory(aligned(numbers)) for numbers in need)
+            return Layout(links, Weights(links, weights, clients), rest, lead)
+        sizes = memory[0].size, memory[1].size
+        if need[0] > sizes[0] or need[1] > sizes[1] or len(self._held) == _LAYOUTS:
+            self._weights.clear()
             self._held.clear()
-            self._memory = memory = aligned(max(need, memory.size))
-        found = self._held[lead] = Layout(self._links, _Memory(memory), lead)
+            self._memory = memory = aligned(max(need[0], sizes[0])), aligned(max(need[1], sizes[1]))
+        if clients not in self._weights:
+            self._weights[clients] = Weights(links, _Memory(memory[0]), clients)
+        found = self._held[lead] = Layout(links, self._weights[clients], _Memory(memory[1]), lead)
         return found
 
 
 def _numbers(links: tuple[Link, ...], lead: tuple[int, int, int]) -> int:
-    """Return at least what a layout takes of its memory."""
-    count, parameters = math.prod(lead), sum(link.parameters for link in links)
+    """Return at least what a layout takes of its memory, beside its weights."""
     units = [link.units for link in links]
-    each = links[0].inputs + 2 + sum(2 * size + 1 for size in units) + max(units) + 2
-    return 2 * lead[0] * parameters + count * each + _LINE * (2 * len(links) + 8)
+    each = links[0].inputs + 1 + 3 + max(units) + sum(2 * size + 1 for size in units)
+    return math.prod(lead) * each + _LINE * (2 * len(links) + 5)

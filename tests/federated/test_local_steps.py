@@ -156,8 +156,10 @@ def test_layouts_are_held_as_far_as_there_is_room(limit, monkeypatch):
 def test_as_much_memory_as_a_layout_takes(clients):
     for chain in CHAINS.values():
         lead = (clients, 2, 5)
+        room = dense_layout._Memory(aligned(2 * clients * chain.parameters + 16))
+        weights = dense_layout.Weights(chain.links, room, clients)
         memory = dense_layout._Memory(aligned(dense_layout._numbers(chain.links, lead)))
-        dense_layout.Layout(chain.links, memory, lead)
+        dense_layout.Layout(chain.links, weights, memory, lead)
         assert memory.take(1).size == 1, "there is room behind it"
 
 
