@@ -50,7 +50,7 @@ layers = [keras.layers.Dense(32, activation="relu"), keras.layers.Dense(10)]
 functions = ClientFunctions(keras.Sequential([keras.Input((64,)), *layers]), (64,))
 index, mask = local_batches(1, len(y), epochs=1, batch=20)
 delta = functions.local_updates(
-    weights, tf.constant(x), tf.constant(y), index=index[None], mask=mask[None], learning_rate=0.1, seed=(0, 0)
+    weights, functions.place(x, y), index=index[None], mask=mask[None], learning_rate=0.1, seed=(0, 0)
 )[0]
 """
 
@@ -106,20 +106,17 @@ def first_updates(folder: Path, repeats: int) -> None:
 
 def updates_per_second(folder: Path, functions, weights, x, y, *, turns: int = 15) -> None:
     """Clients per CPU second, in turns in one process: one after the other in LiteRT, 50 at a time in process."""
-    import tensorflow as tf
 
     from dpaudit.device import DeviceClient
     from dpaudit.device.order import local_batches
 
     client, flat = DeviceClient(folder / "client.tflite"), weights.astype(np.float32)
     index, mask = local_batches(1, EXAMPLES, epochs=1, batch=BATCH)
-    data, labels = tf.constant(x), tf.constant(y)
+    examples = functions.place(x, y)
 
     def process(count: int) -> None:
         many = (np.repeat(array[None], count, axis=0) for array in (index, mask))
-        functions.local_updates(
-            weights, data, labels, index=next(many), mask=next(many), learning_rate=0.1, seed=(0, 0)
-        )
+        functions.local_updates(weights, examples, index=next(many), mask=next(many), learning_rate=0.1, seed=(0, 0))
 
     def lite() -> None:
         for _ in range(50):

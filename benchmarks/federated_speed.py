@@ -295,7 +295,7 @@ def cnn(repetitions: int) -> None:
     calls = {
         "plain SGD, batch 1,000": lambda: plain(start).numpy(),
         "10 clients, batch 20": lambda: functions.local_updates(
-            weights, x, y, index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
+            weights, (x, y), index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
         ),
     }
     found = []

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dpaudit.federated import bookkeeping
 from dpaudit.federated.dense_chain import DenseChain
+from dpaudit.federated.dense_local import DenseLocal, Examples
 from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.local_sgd import LocalUpdates
 from dpaudit.federated.models import training_flag
@@ -25,6 +26,7 @@ from dpaudit.federated.per_example import map_examples
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Placed = Examples | tuple[Any, Any]
 
 
 def deterministic_tensorflow() -> None:
@@ -149,6 +151,22 @@ class ClientFunctions(LocalUpdates):
         return DenseChain.of(self._model) if self.no_chain is None else None
 
     @functools.cached_property
+    def by_hand(self) -> DenseLocal | None:
+        """Local training of the chain; None where the model is not one."""
+        return None if self.chain is None else DenseLocal(self.chain)
+
+    def place(self, x: NDArray[Any], y: NDArray[Any]) -> "Placed":
+        """Return all examples, (N, ...) and (N,), as local training takes them: prepared for NumPy, or as tensors.
+
+        Raises: DataError for a label that is no class, where clients are computed in NumPy.
+        """
+        if self.by_hand is not None:
+            return self.by_hand.place(x, y)
+        import tensorflow as tf
+
+        return tf.constant(x), tf.constant(y)
+
+    @functools.cached_property
     def no_chain(self) -> str | None:
         """Why this model is not computed by hand; None where it is. A GPU is left to TensorFlow."""
         import tensorflow as tf
@@ -209,8 +227,7 @@ class ClientFunctions(LocalUpdates):
     def local_updates(
         self,
         weights: NDArray[np.float64],
-        x: Any,
-        y: Any,
+        examples: "Placed",
         *,
         index: Ints,
         mask: Floats,
@@ -221,8 +238,7 @@ class ClientFunctions(LocalUpdates):
 
         Args:
             weights: global weights (parameters,).
-            x: features of all examples, a tensor (N, ...).
-            y: labels of all examples, a tensor (N,).
+            examples: what `place` returned.
             index: (clients, steps, batch) positions of examples, in the order in which they are used.
             mask: the same shape; 1 for an example, 0 for padding. A step without examples changes nothing.
             learning_rate: of the local SGD.
@@ -230,15 +246,14 @@ class ClientFunctions(LocalUpdates):
         """
         import tensorflow as tf
 
-        if self.chain is not None:
+        if isinstance(examples, Examples):
             counts = np.maximum(mask @ np.ones((mask.shape[2], 1), np.float32), np.float32(1.0))
             shares = np.asarray(mask * (np.float32(learning_rate) / counts), np.float32)
             start = np.asarray(weights, np.float32)
-            return self.chain.local_updates(start, np.asarray(x), np.asarray(y), index=index, shares=shares)
+            return cast(DenseLocal, self.by_hand).descend(start, examples, index=index, shares=shares)
         updates = self._update_call(
             tf.constant(weights, tf.float32),
-            x,
-            y,
+            *examples,
             tf.constant(index, tf.int32),
             tf.constant(mask, tf.float32),
             tf.constant(learning_rate, tf.float32),

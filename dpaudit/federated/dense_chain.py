@@ -1,4 +1,4 @@
-"""Plain chains of Dense layers by hand, on the CPU: gradients, clipped sums and local SGD of many clients in NumPy.
+"""Plain chains of Dense layers by hand, on the CPU: gradients and clipped sums in NumPy.
 
 At the size of federated models TensorFlow spends most of its time on starting operations: a private step of a small
 perceptron takes 60 of them, 2 to 5 microseconds each, and a call of the graph 100 more. A chain of Dense layers needs
@@ -10,7 +10,8 @@ flat vectors in the order of `trainable_variables`, one row per *stack* (a clien
 
     chain = DenseChain.of(model)
     sums, norms = chain.clipped_sums(weights, x, y, mask=mask, clip_norm=1.0)
-    updates = chain.local_updates(start, all_x, all_y, index=index, shares=shares)
+
+Local training of many clients is in `dpaudit.federated.dense_local`.
 """
 
 from typing import Any
@@ -19,12 +20,10 @@ import numpy as np
 
 from dpaudit.errors import DataError
 from dpaudit.federated.bookkeeping import ROUNDING
-from dpaudit.federated.dense_batch import ACTIVATIONS, SPACE, Batch, Floats, Ints, views
+from dpaudit.federated.dense_batch import ACTIVATIONS, Batch, Floats, Ints, views
 from dpaudit.federated.dense_links import Link, links_of
 from dpaudit.federated.layer_rules import Unsupported
 
-_STATE_BYTES = 2**21
-"""Clients are trained in groups whose weights and gradients fit in a processor's cache."""
 _PRODUCT, _SUM, _ROWS = 2**18, 2**13, 16
 """Largest rows x inputs x units, and rows x units, of one product; and the fewest rows that are worth it.
 
@@ -116,46 +115,6 @@ class DenseChain:
             batch.run(self._chosen(batch.padded(y)[None])[0], batch.padded(shares).reshape(-1))
             batch.products(views(self.links, found))
         return found
-
-    def local_updates(self, start: Floats, x: Floats, y: Ints, *, index: Ints, shares: Floats) -> Floats:
-        """Return local minus global weights, (clients, parameters), after local SGD of every client from `start`.
-
-        Args:
-            start: (parameters,) the global weights.
-            x: inputs of all examples (N, ...).
-            y: labels of all examples (N,).
-            index: (clients, steps, batch) positions of examples, in the order in which they are used.
-            shares: the same shape; what an example's loss is multiplied by: the learning rate over the number of
-                examples of its batch, 0 for padding.
-
-        Raises: DataError for a label that is no class, or a position below 0.
-        """
-        if index.size and int(index.min()) < 0:
-            raise DataError(f"positions of examples must be at least 0; got {int(index.min())}.")
-        flat = x.reshape(len(x), self.links[0].inputs)
-        updates = np.empty((len(index), self.parameters), np.float32)
-        groups = -(-len(index) // max(8, _STATE_BYTES // (8 * self.parameters)))
-        with np.errstate(all="ignore"):
-            for number in range(groups):
-                group = slice(number * len(index) // groups, (number + 1) * len(index) // groups)
-                self._train(updates[group], start, flat, y, index[group], shares[group])
-        return updates
-
-    def _train(self, updates: Floats, start: Floats, x: Floats, y: Ints, index: Ints, shares: Floats) -> None:
-        """Write the updates (clients, parameters) of a group of clients."""
-        local, steps = (SPACE.array(name, *updates.shape) for name in ("local", "steps"))
-        local[:] = start
-        batch, targets = Batch(self.links, local, index.shape[2], self._rows), views(self.links, steps)
-        positions = np.ascontiguousarray(batch.padded(index).swapaxes(0, 1), np.intp)
-        share_of = np.ascontiguousarray(batch.padded(shares).swapaxes(0, 1))
-        chosen, holes = self._chosen(y.take(positions)), bool((share_of == 0).any())
-        for step, (at, share) in enumerate(zip(positions, share_of, strict=True)):
-            x.take(at.reshape(batch.data.shape[:-1]), axis=0, out=batch.data, mode="clip")  # y.take has looked
-            self._prepare(batch.data, share.reshape(batch.data.shape[:-1]) if holes else None)
-            batch.run(chosen[step], share.reshape(-1))
-            batch.products(targets)
-            np.subtract(local, steps, out=local)
-        np.subtract(local, start, out=updates)
 
     def _filled(self, weights: Floats, x: Floats, mask: Floats | None) -> Batch:
         """Return a batch whose inputs are `x`, rescaled, and zero where the mask is."""

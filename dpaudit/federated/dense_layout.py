@@ -99,26 +99,38 @@ class Layout:
             clip_norm: the largest norm of one example's contribution.
             upwards: what norms are multiplied by.
         """
-        chosen = labels.take(at)
-        np.add(np.multiply(chosen, at.size, out=chosen), self._column, out=chosen)
-        x.take(at.reshape(self._lead), axis=0, out=self._data, mode="clip")
-        self._forward()
-        self._backward(chosen)
+        self._passes(x, labels, at, _ONE)
         norms = np.sqrt(self._squared_norms(squares.take(at)))
         np.multiply(norms, upwards, out=norms)
         factors = np.maximum(norms, clip_norm, out=self._factors)
         np.divide(clip_norm, factors, out=factors)
         np.multiply(factors, present, out=factors)
-        for turned, d, flat, scaled, target in zip(
-            self._turned, self._d, self._back, self._scaled, self._of.gradients, strict=True
-        ):
+        for flat in self._back:
             np.multiply(flat, factors, out=flat)
+        self._products()
+        return norms.reshape(-1, self.size)
+
+    def gradient(self, x: Floats, labels: Indices, *, at: Indices, shares: Floats) -> None:
+        """Write each client's gradient of the sum of losses times `shares` (clients x size,) to `sums`; see `clip`."""
+        self._passes(x, labels, at, shares)
+        self._products()
+
+    def _passes(self, x: Floats, labels: Indices, at: Indices, shares: Floats | np.float32) -> None:
+        """Fill the inputs of all layers, and the gradients of their outputs of losses times `shares`."""
+        chosen = labels.take(at)
+        np.add(np.multiply(chosen, at.size, out=chosen), self._column, out=chosen)
+        x.take(at.reshape(self._lead), axis=0, out=self._data, mode="clip")
+        self._forward()
+        self._backward(chosen, shares)
+
+    def _products(self) -> None:
+        """Write the sums over examples of the gradients of all kernels and biases to `sums`."""
+        for turned, d, scaled, target in zip(self._turned, self._d, self._scaled, self._of.gradients, strict=True):
             np.copyto(scaled, d)  # examples first: the product is so much faster that it pays
             if self._lead[1] == 1:
                 np.matmul(turned, scaled, out=target)
             else:
                 np.sum(np.matmul(turned, scaled), axis=1, out=target[:, 0])
-        return norms.reshape(-1, self.size)
 
     def _forward(self) -> None:
         """Fill the hidden layers and the logits."""
@@ -129,13 +141,14 @@ class Layout:
             apply(out)
             ones.fill(_ONE)
 
-    def _backward(self, chosen: Indices) -> None:
-        """Replace logits by the gradients of the losses by them, and fill those of the hidden layers."""
+    def _backward(self, chosen: Indices, shares: Floats | np.float32) -> None:
+        """Replace logits by the gradients of losses times `shares` by them, and fill those of the hidden layers."""
         flat, along = self._out[-1], self._along
         np.subtract(flat, np.maximum.reduce(flat, axis=0, out=along), out=flat)
         np.exp(flat, out=flat)
-        np.divide(flat, np.add.reduce(flat, axis=0, out=along), out=flat)
-        self._logits[chosen] -= _ONE
+        np.divide(shares, np.add.reduce(flat, axis=0, out=along), out=along)
+        np.multiply(flat, along, out=flat)
+        self._logits[chosen] -= shares
         for at in range(len(self._links) - 1, 0, -1):
             np.matmul(self._d[at], self._of.kernels_back[at], out=self._d[at - 1])
             self._acts[at - 1][1](self._back[at - 1], self._out[at - 1])

@@ -1,4 +1,4 @@
-"""Local DP-SGD of many clients in a plain chain of Dense layers, in NumPy, laid out for a processor's cache.
+"""Local SGD and DP-SGD of many clients in a plain chain of Dense layers, in NumPy, laid out for a processor's cache.
 
 The passes are those of `dpaudit.federated.dense_chain`: forward, backward, the norms of all per-example gradients, and
 their clipped sum (book-keeping). What is different: a bias is one more row of its kernel, whose input is 1, as it lies
@@ -23,6 +23,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 _GROUP_BYTES = 2**22
 """What a group of clients may hold, noise included: more falls out of the cache, less starts more operations."""
+_PLAIN_BYTES = 3 * 2**19
+"""The same without noise and clip, where the weights are the most of it."""
 _ONE = np.float32(1.0)
 
 
@@ -67,6 +69,49 @@ class DenseLocal:
         numbers = self._chain.parameters * (steps + 5) + self._chain.floats * width
         return max(1, _GROUP_BYTES // (4 * numbers))
 
+    def descend(self, start: Floats, examples: Examples, *, index: Ints, shares: Floats) -> Floats:
+        """Return local minus global weights, (clients, parameters), after local SGD of every client from `start`.
+
+        Args:
+            start: (parameters,) the global weights.
+            examples: what `place` returned.
+            index: (clients, steps, batch) positions of examples, in the order in which they are used.
+            shares: the same shape; what an example's loss is multiplied by: the learning rate over the number of
+                examples of its batch, 0 for padding.
+
+        Raises: DataError for a position that is none.
+        """
+        padding = len(examples.x) - 1
+        self._check_positions(index, padding)
+        if not shares.all():  # padding points at some example or other: if that holds a NaN, 0 times it would spread
+            index = np.where(shares == 0, padding, index)
+        updates = np.empty((len(index), start.size), np.float32)
+        each = 4 * (2 * start.size + self._chain.floats * index.shape[2])
+        clients, groups = len(index), -(-len(index) // max(1, _PLAIN_BYTES // each))
+        for number in range(groups):
+            group = slice(number * clients // groups, (number + 1) * clients // groups)
+            self._descend(updates[group], start, examples, index[group], shares[group])
+        return updates
+
+    def _descend(self, updates: Floats, start: Floats, examples: Examples, index: Ints, shares: Floats) -> None:
+        """Write the updates of a group of clients."""
+        clients, steps, width = index.shape
+        layout, padding = self._layouts.of(clients, max(1, width)), len(examples.x) - 1
+        positions = np.ascontiguousarray(index.swapaxes(0, 1), np.intp)
+        share_of = np.ascontiguousarray(shares.swapaxes(0, 1))
+        with np.errstate(all="ignore"):
+            layout.weights[:] = start
+            for step in range(steps):
+                at, share = layout.filled(positions[step], padding), layout.filled(share_of[step], 0)
+                layout.gradient(examples.x, examples.y, at=at, shares=share)
+                np.subtract(layout.weights, layout.sums, out=layout.weights)
+            np.subtract(layout.weights, start, out=updates)
+
+    @staticmethod
+    def _check_positions(index: Ints, padding: int) -> None:
+        if index.size and (int(index.min()) < 0 or int(index.max()) > padding):
+            raise DataError(f"positions must lie in 0..{padding}; got {index.min()} to {index.max()}.")
+
     def train(
         self, start: Floats, examples: Examples, *, index: Ints, mask: Floats, noise: Floats, clip_norm: float,
         step_size: float,
@@ -89,8 +134,7 @@ class DenseLocal:
         Raises: DataError for a position that is none.
         """
         clients, padding, size = len(index), len(examples.x) - 1, np.float32(step_size)
-        if index.size and (int(index.min()) < 0 or int(index.max()) > padding):
-            raise DataError(f"positions must lie in 0..{padding}; got {index.min()} to {index.max()}.")
+        self._check_positions(index, padding)
         updates, sums = (np.empty((clients, start.size), np.float32) for _ in range(2))
         norms = np.zeros(index.shape, np.float32)
         positions, present_in = np.ascontiguousarray(index.swapaxes(0, 1), np.intp), mask.swapaxes(0, 1)

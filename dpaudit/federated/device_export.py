@@ -266,11 +266,9 @@ def _same(what: str, found: NDArray[Any], expected: NDArray[Any]) -> None:
 def _sgd(
     functions: ClientFunctions, weights: Vector, x: Floats, y: Ints, index: Ints, mask: Floats, rate: float
 ) -> Floats:
-    import tensorflow as tf
-
-    data, labels = tf.constant(x), tf.constant(y)
+    examples = functions.place(x, y)
     rows = functions.local_updates(
-        weights, data, labels, index=index[None], mask=mask[None], learning_rate=rate, seed=(0, 0)
+        weights, examples, index=index[None], mask=mask[None], learning_rate=rate, seed=(0, 0)
     )
     return np.asarray(rows[0])
 

@@ -6,7 +6,7 @@ In process, the units of a cohort are vectorised in one graph and cut into chunk
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,11 +167,8 @@ class FedAvgEngine:
 
     def __init__(self, functions: ClientFunctions, data: Dataset, training: TrainingSection, *, root: int) -> None:
         """Place the data once; units are client ids 0..K-1 of `data.client`."""
-        import tensorflow as tf
-
         self._functions, self._training, self._root = functions, training, root
-        self._x: Any = tf.constant(data.x)
-        self._y: Any = tf.constant(data.y)
+        self._examples, self._features = functions.place(data.x, data.y), int(np.prod(data.x.shape[1:]))
         self._table, self._sizes = example_table(np.asarray(data.client))
 
     @property
@@ -192,7 +189,7 @@ class FedAvgEngine:
 
     def updates(self, weights: Vector, wanted: Indices, seeds: RoundSeeds) -> Iterator[Found]:
         """Yield the local updates of the clients `wanted`, by the seeds of a round."""
-        examples = self._table.shape[1] * int(np.prod(self._x.shape[1:]))
+        examples = self._table.shape[1] * self._features
         for units in chunks(wanted, 4 * (4 * self.parameters + 2 * examples)):
             yield from spared(units, partial(self._updates_of, weights, seeds))
 
@@ -200,8 +197,7 @@ class FedAvgEngine:
         index, mask = self._batches(seeds.order, units)
         rows = self._functions.local_updates(
             weights,
-            self._x,
-            self._y,
+            self._examples,
             index=index,
             mask=mask,
             learning_rate=self._training.local_learning_rate,

@@ -91,24 +91,9 @@ class LocalDpFunctions:
         """Why clients go one after the other; None where they are stacked."""
         return self._many.unclipped
 
-    @cached_property
+    @property
     def _by_hand(self) -> DenseLocal | None:
-        chain = self._functions.chain
-        return None if chain is None else DenseLocal(chain)
-
-    def place(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, Any] | Examples:
-        """Return all examples, (N, ...) and (N,), and behind them one of zeros to pad with, as `run` takes them.
-
-        Prepared for NumPy, or as tensors.
-
-        Raises: DataError for a label that is no class, where the steps are computed in NumPy.
-        """
-        if self._by_hand is not None:
-            return self._by_hand.place(x, y)
-        import tensorflow as tf
-
-        nothing = np.zeros((1, *x.shape[1:]), x.dtype)
-        return tf.constant(np.concatenate([x, nothing])), tf.constant(np.append(y, np.zeros(1, y.dtype)))
+        return self._functions.by_hand
 
     def groups(self, sizes: Indices, *, steps: int) -> list[Indices]:
         """Return which of n clients (at least one) to run together, from how many examples each draws in all, (n,).

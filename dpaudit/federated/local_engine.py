@@ -45,7 +45,7 @@ class LocalDpEngine:
         del training  # what clients are to do comes with every task
         self._root, self._noise_root = root, root if noise_root is None else noise_root
         self._local = LocalDpFunctions(functions, data.x.shape[1:])
-        self._examples, self._padding = self._local.place(data.x, data.y), len(data.y)
+        self._examples, self._padding = functions.place(data.x, data.y), len(data.y)
         self._holdings = Holdings.of(np.asarray(data.client), clients=1)
         self._fakes: tuple[Canaries, Holdings] | None = None
 

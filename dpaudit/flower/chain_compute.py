@@ -3,6 +3,7 @@
 Flower starts a process for every message, in which importing TensorFlow takes about 5 s of a processor; this, nothing.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dpaudit import serialize
 from dpaudit.errors import DataError
 from dpaudit.federated.dense_chain import DenseChain
 from dpaudit.federated.dense_links import Link
+from dpaudit.federated.dense_local import DenseLocal, Examples
 from dpaudit.federated.engine import cohort_batches, example_table
 from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.flower.messages import Job
@@ -42,7 +44,14 @@ class ChainCompute:
         )
         rate = np.float32(job.local.learning_rate)
         shares = rate * mask / np.maximum(mask.sum(axis=2, keepdims=True), np.float32(1.0))
-        return self._chain.local_updates(weights, self._data.x, self._data.y, index=index, shares=shares)
+        local, examples = self._local
+        return local.descend(weights, examples, index=index, shares=shares)
+
+    @cached_property
+    def _local(self) -> tuple[DenseLocal, Examples]:
+        """Local training, and the data as it takes them: prepared when a server first asks for updates."""
+        local = DenseLocal(self._chain)
+        return local, local.place(self._data.x, self._data.y)
 
     def gradients(self, weights: Floats, positions: Ints, job: Job) -> Floats:
         """Return one gradient per example, (n, parameters)."""

@@ -32,8 +32,7 @@ def in_process(made, x, y, *, key):
     shape = (1, -1, training.local_batch_size)
     return made.functions.local_updates(
         made.weights,
-        tf.constant(x),
-        tf.constant(y),
+        made.functions.place(x, y),
         index=np.reshape(index, shape).astype(np.int32),
         mask=np.reshape(mask, shape).astype(np.float32),
         learning_rate=training.local_learning_rate,

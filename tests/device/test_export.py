@@ -34,7 +34,7 @@ def compare(made, *, seed=0, key=1, count=11):
     client = DeviceClient(made.file)
     delta, _ = client.train(weights.astype(np.float32), x, y, index=index, mask=mask, clip_norm=None)
     twin = made.functions.local_updates(
-        weights, tf.constant(x), tf.constant(y), index=index[None], mask=mask[None],
+        weights, made.functions.place(x, y), index=index[None], mask=mask[None],
         learning_rate=training.local_learning_rate, seed=(0, 0),
     )[0]  # fmt: skip
     assert np.abs(twin).max() > 1e-4

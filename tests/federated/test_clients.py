@@ -111,7 +111,7 @@ def test_local_updates_equal_a_loop_over_clients_and_batches(make_config, blobs)
     index, mask = runner._batches(0, units)
     assert index.shape == (3, 4, 4)
     rows = runner._functions.local_updates(
-        weights, tf.constant(data.x), tf.constant(data.y), index=index, mask=mask, learning_rate=0.3, seed=(0, 0)
+        weights, runner._examples, index=index, mask=mask, learning_rate=0.3, seed=(0, 0)
     )
     for row, client, of_client, present in zip(rows, units, index, mask, strict=True):
         used = of_client[present == 1]
@@ -173,7 +173,7 @@ def test_models_with_other_parameters_are_mapped_or_run_one_by_one(make_config, 
     weights, units = models.get_weights(model), np.array([0, 3])
     index, mask = runner._batches(0, units)
     rows = runner._functions.local_updates(
-        weights, tf.constant(data.x), tf.constant(data.y), index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
+        weights, runner._examples, index=index, mask=mask, learning_rate=0.1, seed=(0, 0)
     )
     for row, of_client, present in zip(rows, index, mask, strict=True):
         twin = slow_update(model, weights, data, of_client, present, rate=0.1)
@@ -195,7 +195,7 @@ def test_chunks_do_not_change_what_clients_compute(blobs, monkeypatch):
 
 def test_every_client_uses_each_of_its_examples_once_per_epoch_in_a_new_order(make_config, blobs):
     training = make_config(client_level=True, training={"local_epochs": 3, "local_batch_size": 5}).training
-    data = blobs(60, clients=6)
+    data = blobs(60, clients=6, features=16)
     runner = engines.FedAvgEngine(ClientFunctions(keras.Sequential(networks()["mlp"]), (16,)), data, training, root=1)
     index, mask = runner._batches(0, np.arange(6))
     orders = index.reshape(6, 3, 10)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpaudit.errors import DataError
-from dpaudit.federated import dense_chain, models
+from dpaudit.federated import dense_local, models
 from dpaudit.federated import engine as engines
 from dpaudit.federated.clients import ClientFunctions
 from dpaudit.federated.dense_chain import DenseChain
 from dpaudit.federated.dense_links import Link
+from dpaudit.federated.dense_local import DenseLocal
 from dpaudit.federated.layer_rules import Unsupported
 from dpaudit.federated.sampling import Cohort
 
@@ -31,6 +32,11 @@ def chain_of(widths, *, bias=True, activation="relu"):
             for (a, b), name in zip(itertools.pairwise(widths), hidden, strict=True)
         )
     )
+
+
+def local_updates(chain, start, x, y, *, index, shares):
+    local = DenseLocal(chain)
+    return local.descend(start, local.place(x, y), index=index, shares=shares)
 
 
 def tape_rows(chain, weights, x, y):
@@ -128,7 +134,7 @@ def test_pieces_of_a_batch_are_put_together(batch):
         np.testing.assert_allclose(sums, truth, rtol=1e-4, atol=1e-5)
     for pair in (
         [of.gradients(weights, x, y, mask) for of in (chain, whole)],
-        [of.local_updates(weights[0], x[0], y[0], index=index, shares=shares) for of in (chain, whole)],
+        [local_updates(of, weights[0], x[0], y[0], index=index, shares=shares) for of in (chain, whole)],
     ):
         assert np.abs(pair[0]).max() > 0.01
         np.testing.assert_allclose(pair[0], pair[1], rtol=1e-3, atol=1e-4)
@@ -167,7 +173,7 @@ def test_a_label_that_is_no_class_is_refused(label):
         chain.clipped_sums(weights, x, y, clip_norm=1.0)
     index, shares = np.zeros((1, 1, 2), int), np.ones((1, 1, 2), np.float32)
     with pytest.raises(DataError, match=r"labels must lie in 0\.\.2"):
-        chain.local_updates(weights[0], x[0], y[0] * 0 + label, index=index, shares=shares)
+        local_updates(chain, weights[0], x[0], y[0] * 0 + label, index=index, shares=shares)
 
 
 def test_nothing_is_computed_for_nobody():
@@ -177,8 +183,8 @@ def test_nothing_is_computed_for_nobody():
     np.testing.assert_array_equal(sums, 0.0)
     assert norms.shape == (2, 0)
     empty = np.zeros((2, 0, 4), int)
-    updates = chain.local_updates(
-        weights[0], np.zeros((3, 6), np.float32), np.zeros(3, int), index=empty, shares=empty.astype(np.float32)
+    updates = local_updates(
+        chain, weights[0], np.zeros((3, 6), np.float32), np.zeros(3, int), index=empty, shares=empty.astype(np.float32)
     )
     np.testing.assert_array_equal(updates, 0.0)
 
@@ -193,15 +199,15 @@ def test_local_updates_equal_a_loop_over_clients_and_steps(activation, monkeypat
     shares[3, 1] = 0
     index[shares == 0] = 0
     x[0] = np.nan  # where padding points
-    updates = chain.local_updates(start, x, y, index=index, shares=shares)
+    updates = local_updates(chain, start, x, y, index=index, shares=shares)
     for update, of_client, weight in zip(updates, index, shares, strict=True):
         local = start.astype(np.float64)
         for batch, share in zip(of_client, weight, strict=True):
             there = share > 0
             local = local - share[there] @ tape_rows(chain, local, x[batch[there]], y[batch[there]])
         np.testing.assert_allclose(update, local - start, rtol=1e-3, atol=1e-6)
-    monkeypatch.setattr(dense_chain, "_STATE_BYTES", 1)  # groups of 8
-    np.testing.assert_array_equal(chain.local_updates(start, x, y, index=index, shares=shares), updates)
+    monkeypatch.setattr(dense_local, "_PLAIN_BYTES", 1)  # one client after the other
+    np.testing.assert_array_equal(local_updates(chain, start, x, y, index=index, shares=shares), updates)
 
 
 def sequential(*middle, shape=(16,)):

@@ -118,7 +118,7 @@ def test_every_way_gives_the_numbers_of_the_slow_twin(make):
 
 
 def run(local, weights, x, y, job, settings=SETTINGS):
-    return local.run(weights, local.place(x, y), job, settings, seed=(0, 0))
+    return local.run(weights, local._functions.place(x, y), job, settings, seed=(0, 0))
 
 
 def test_noise_far_below_the_weights_is_not_lost_to_rounding():
