@@ -156,7 +156,9 @@ class ClientFunctions(LocalUpdates):
         return None if self.chain is None else DenseLocal(self.chain)
 
     def place(self, x: NDArray[Any], y: NDArray[Any]) -> "Placed":
-        """Return all examples, (N, ...) and (N,), as local training takes them: prepared for NumPy, or as tensors.
+        """Return all examples, (N, ...) and (N,), and behind them one of zeros to pad with, for local training.
+
+        Prepared for NumPy, or as tensors.
 
         Raises: DataError for a label that is no class, where clients are computed in NumPy.
         """
@@ -164,7 +166,8 @@ class ClientFunctions(LocalUpdates):
             return self.by_hand.place(x, y)
         import tensorflow as tf
 
-        return tf.constant(x), tf.constant(y)
+        nothing = np.zeros((1, *x.shape[1:]), x.dtype)
+        return tf.constant(np.concatenate([x, nothing])), tf.constant(np.append(y, np.zeros(1, y.dtype)))
 
     @functools.cached_property
     def no_chain(self) -> str | None:
