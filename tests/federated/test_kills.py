@@ -245,7 +245,7 @@ def write_inputs(config, data, folder):
     arrays = {f"{name}{key}": getattr(part, field) for name, part in (("t", data.train), ("h", data.holdout))
               for key, field in (("x", "x"), ("y", "y"), ("c", "client"))}  # fmt: skip
     np.savez(folder / "data.npz", **arrays)
-    (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+    (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json", exclude_unset=True)))
 
 
 def lines_in(path):
@@ -300,7 +300,7 @@ def kill_processes(config, data, folder, *, kills):
     with Runs(folder) as runs:
         runs.start(whole)
         begun = time.monotonic()
-        until(lambda: lines_in(whole / run_files.LEDGER))
+        until(lambda: lines_in(whole / run_files.LEDGER) or runs.ended())
         starting = time.monotonic() - begun
         assert runs.status() == 0
         lines = lines_in(whole / run_files.LEDGER)
