@@ -235,9 +235,12 @@ def claim(out: Path, identity: Identity, *, resume: bool) -> bool:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a killed process had begun to write under another name."""
-    for name in _REPLACED:
-        for begun in (out / name).parent.glob(f".{Path(name).stem}.*"):
+    """Remove what a killed process had begun to write under another name.
+
+    The folders in a run's folder are all its own (those of canary families have names of the user's).
+    """
+    for path in (out / name for name in _REPLACED):
+        for begun in path.parent.glob(f".{path.stem}.*" if path.parent == out else ".*.*"):
             begun.unlink()
 
 

@@ -155,6 +155,9 @@ def test_a_kill_at_any_write_then_resume_leaves_the_same_files(
             if (out / name).is_file():
                 with (out / name).open("ab") as stream:
                     stream.write(b"torn")
+        for name in ("coins/.random.npz.k1x", "observations/.random.json.k1x", "private/.checkpoint.npz.k1x"):
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_bytes(b"begun")  # what a kill leaves beside a file that was being replaced
         go(config, data, out, resume=True)
         found = contents(out)
         assert found.keys() == whole.keys()
