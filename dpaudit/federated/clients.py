@@ -155,7 +155,7 @@ class ClientFunctions(LocalUpdates):
         """Local training of the chain; None where the model is not one."""
         return None if self.chain is None else DenseLocal(self.chain)
 
-    def place(self, x: NDArray[Any], y: NDArray[Any]) -> "Placed":
+    def place(self, x: NDArray[Any], y: NDArray[Any]) -> Placed:
         """Return all examples, (N, ...) and (N,), and behind them one of zeros to pad with, for local training.
 
         Prepared for NumPy, or as tensors.
@@ -230,7 +230,7 @@ class ClientFunctions(LocalUpdates):
     def local_updates(
         self,
         weights: NDArray[np.float64],
-        examples: "Placed",
+        examples: Placed,
         *,
         index: Ints,
         mask: Floats,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,9 +96,8 @@ class LocalDpEngine:
                 self._noise_root, task.number, task.attempt, batches.clients, steps=task.steps, width=wide,
                 stddev=mechanism.noise_stddev * mechanism.noise_factor, out=memory,
             )  # fmt: skip
-            found = self._train(
-                weights, task, LocalWork(index=index[group], mask=mask[group], noise=noise, canaries=raw)
-            )
+            work = LocalWork(index=index[group], mask=mask[group], noise=noise, canaries=raw)
+            found = self._train(weights, task, work)
             yield LocalBlock(
                 units=batches.clients, rows=found.updates, sums=found.sums,
                 seen=found.seen / np.float32(mechanism.clip_norm),
@@ -112,7 +110,7 @@ class LocalDpEngine:
         The other examples of the client, its noise and its batches stay what they are.
         """
         settings = LocalSettings(clip_norm=task.mechanism.clip_norm, step_size=task.learning_rate / task.divisor)
-        seed = _dropout_seed(self._root, task.number)
+        seed = round_seeds(self._root, task.number).dropout
         found = self._local.run(weights, self._examples, work, settings, seed=seed)
         for _ in range(task.steps):
             if np.isfinite(found.updates).all():
@@ -143,11 +141,6 @@ class LocalDpEngine:
         settings = LocalSettings(clip_norm=clip_norm, step_size=1.0)
         found = self._local.run(weights, self._examples, work, settings, seed=(0, 0))
         return np.asarray(found.sums.sum(axis=0, dtype=np.float64))
-
-
-@lru_cache(maxsize=1)
-def _dropout_seed(root: int, number: int) -> tuple[int, int]:
-    return round_seeds(root, number).dropout
 
 
 _ARRAYS = ("updates", "sums", "seen", "norms")

@@ -46,12 +46,13 @@ class Bits:
         """Raise MissingDependency without the package cryptography, 43 or later."""
         try:
             ciphers = import_module("cryptography.hazmat.primitives.ciphers")
-        except ImportError as error:
+            key = ciphers.algorithms.AES(_rng.key(root, "local-noise", number, attempt))
+            self._cipher: Any = ciphers.Cipher(key, ciphers.modes.CTR(bytes(_BLOCK))).encryptor()
+            self._seek = self._cipher.reset_nonce  # since version 43
+        except (ImportError, AttributeError) as error:
             raise MissingDependency(
-                "the noise of dp-local needs the package cryptography. Run: pip install 'dpaudit[train]'"
+                "the noise of dp-local needs the package cryptography, 43 or later. Run: pip install 'dpaudit[train]'"
             ) from error
-        key = ciphers.algorithms.AES(_rng.key(root, "local-noise", number, attempt))
-        self._cipher: Any = ciphers.Cipher(key, ciphers.modes.CTR(bytes(_BLOCK))).encryptor()
         self._zeros = memoryview(b"")
 
     def write(self, client: int, out: Words, *, block: int = 0) -> None:
@@ -59,7 +60,7 @@ class Bits:
         size = 4 * out.size - _BLOCK  # the cipher wants a block of room
         if len(self._zeros) < size:
             self._zeros = memoryview(bytes(size))
-        self._cipher.reset_nonce(client.to_bytes(8, "big") + block.to_bytes(8, "big"))
+        self._seek(client.to_bytes(8, "big") + block.to_bytes(8, "big"))
         self._cipher.update_into(self._zeros[:size], out.data.cast("B"))
 
 

@@ -29,8 +29,9 @@ class OnlyNodes:
 
     async def __call__(self, scope: Any, receive: _Call, send: _Call) -> None:
         """Pass a request on, or refuse it: with 403, or 503 to a node that comes too early."""
-        path = str(scope.get("path", ""))
-        status = 200 if scope["type"] == "lifespan" else self._status(path, local=is_local(scope))
+        path, local = str(scope.get("path", "")), is_local(scope)
+        self._started = self._started or (local and path == START)
+        status = 200 if scope["type"] == "lifespan" else self._status(path, local=local)
         if status == 200:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -40,7 +41,6 @@ class OnlyNodes:
     def _status(self, path: str, *, local: bool) -> int:
         if not local and (".." in path or not path.startswith(OPEN)):
             return 403
-        self._started = self._started or path == START
         return 503 if path.startswith(FLEET) and not self._started else 200
 
 

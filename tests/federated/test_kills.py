@@ -269,7 +269,8 @@ class Runs:
     def __enter__(self):
         command = [sys.executable, str(Path(__file__).with_name("kill_worker.py")), str(self.folder)]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
-        self.server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True)
+        # Without a buffer: `ended` asks the pipe, and would not see a line that was read ahead.
+        self.server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, bufsize=0)
         return self
 
     def __exit__(self, *_):
@@ -279,8 +280,7 @@ class Runs:
 
     def start(self, out):
         """Return the process id of a run in `out`."""
-        self.server.stdin.write(f"{out} {ROOT}\n")
-        self.server.stdin.flush()
+        self.server.stdin.write(f"{out} {ROOT}\n".encode())
         return int(self.server.stdout.readline())
 
     def status(self):

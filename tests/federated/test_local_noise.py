@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_where_it_is_written_and_how_wide_it_is_does_not_matter(clients, steps, 
     for row, client in zip(wanted, ids, strict=True):
         alone = device_noise(ROOT, 4, 1, np.array([client]), steps=steps, width=width)
         np.testing.assert_array_equal(alone[0], row)
+
+
+def test_with_an_old_cryptography_it_is_said_how_to_get_another(monkeypatch):
+    monkeypatch.setattr(local_noise, "_SCRATCH", local_noise._Scratch())
+    old = SimpleNamespace(Cipher=lambda *_: SimpleNamespace(encryptor=object), algorithms=algorithms, modes=modes)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", old)
+    with pytest.raises(MissingDependency, match="43 or later"):
+        device_noise(ROOT, 0, 0, np.arange(2), steps=1, width=1)
 
 
 def test_without_the_package_cryptography_it_is_said_how_to_get_it(monkeypatch):
